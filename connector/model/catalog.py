@@ -1,0 +1,135 @@
+"""Data products: what a dataset descriptor (`catalog/*.odcs.yaml`) says, typed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Literal
+
+from connector.model.decision import Mask
+from connector.model.policy import Policy
+
+LogicalType = Literal["string", "integer", "number", "boolean", "date", "timestamp"]
+
+
+class DatasetStatus(StrEnum):
+    """ODCS `status`; draft and proposed are hidden, deprecated takes no new agreements."""
+
+    PROPOSED = "proposed"
+    DRAFT = "draft"
+    ACTIVE = "active"
+    DEPRECATED = "deprecated"
+    RETIRED = "retired"
+
+
+class TransferFormat(StrEnum):
+    FEDERATED_QUERY_PULL = "FederatedQuery-PULL"
+    HTTP_DATA_PULL = "HttpData-PULL"
+    CLOUD_EVENTS_PUSH = "CloudEvents-PUSH"
+    KAFKA_PULL = "Kafka-PULL"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """A column of the dataset. `physical_name` is the source's; consumers see `name` only."""
+
+    name: str
+    type: LogicalType
+    physical_name: str = ""
+    required: bool = False
+    unique: bool = False
+    classification: str = ""
+    enum: tuple[str, ...] = ()
+    description: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceRef:
+    """Where the live source is; never shown outside. `kind` picks the adapter.
+
+    `location`: a file path relative to the participant's folder, or the name of a setting that
+    holds a DSN. `table`: the relation in it, empty for a plain file.
+    """
+
+    kind: Literal["sqlite", "parquet", "csv", "postgresql"]
+    location: str
+    table: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gdpr:
+    """GDPR legal basis and the ground for disclosure (secrecy law) are two things, kept apart."""
+
+    personal_data: bool
+    controller: str = ""
+    joint_controllers: tuple[str, ...] = ()
+    legal_basis: str = ""
+    disclosure_basis: str = ""
+    purposes: tuple[str, ...] = ()
+    dpia: str = ""
+
+
+Exposure = Literal["clear", "pseudonym"] | Mask
+"""How an offer shows a column. A column the offer does not name does not exist for its consumer."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfferTerms:
+    """One offer of a dataset: ODRL for the wire, and the exposure that this provider enforces for it.
+
+    `wire_id` carries the terms version; agreements keep the terms they were made under.
+    """
+
+    id: str
+    terms_version: str
+    policy: Policy
+    columns: Mapping[str, Exposure]
+    approval: Literal["automatic", "manual"] = "manual"
+    approver: str = ""
+    collaboration: str = ""
+    key_exchange: bool = False
+    subjects_named: bool = False
+    aggregate_only: bool = False
+    dimensions: tuple[str, ...] = ()
+    min_group_size: int = 1
+    trusts_consumer: bool = False
+    max_rows: int | None = None
+
+    def wire_id(self, dataset_id: str) -> str:
+        return f"{dataset_id}:{self.id}:{self.terms_version}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dataset:
+    """`policies` are Rego packages below `dataspace.policies`; all must permit, beside the baseline.
+
+    `contract_hash` is the SHA-256 of the descriptor file as it was read.
+    """
+
+    id: str
+    contract_id: str
+    version: str
+    status: DatasetStatus
+    title: Mapping[str, str]
+    description: str
+    fields: tuple[Field, ...]
+    source: SourceRef
+    gdpr: Gdpr
+    offers: tuple[OfferTerms, ...]
+    policies: tuple[str, ...] = ()
+    subject_key: str = ""
+    formats: tuple[TransferFormat, ...] = (TransferFormat.FEDERATED_QUERY_PULL,)
+    event_types: tuple[str, ...] = ()
+    access_rights: str = "RESTRICTED"
+    themes: tuple[str, ...] = ()
+    keywords: tuple[str, ...] = ()
+    contract_hash: str = ""
+    where: str = ""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def field_named(self, name: str) -> Field | None:
+        return next((f for f in self.fields if f.name == name), None)
+
+    def offer_with_wire_id(self, wire_id: str) -> OfferTerms | None:
+        return next((o for o in self.offers if o.wire_id(self.id) == wire_id), None)

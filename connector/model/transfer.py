@@ -1,0 +1,92 @@
+"""TransferProcess (DSP 2025-1 §8), its DataAddress, and the Grant that every access stands under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+
+from connector.model.catalog import TransferFormat
+from connector.model.negotiation import Role
+
+
+class TransferState(StrEnum):
+    REQUESTED = "REQUESTED"
+    STARTED = "STARTED"
+    SUSPENDED = "SUSPENDED"
+    COMPLETED = "COMPLETED"
+    TERMINATED = "TERMINATED"
+
+    @property
+    def final(self) -> bool:
+        return self in (TransferState.COMPLETED, TransferState.TERMINATED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataAddress:
+    """Where data is had (pull) or delivered (push). Our formats name endpoint and resource, no token."""
+
+    endpoint_type: str
+    endpoint: str
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TransferProcess:
+    """`pid`, `peer_pid`, `sending`: as in ContractNegotiation."""
+
+    pid: str
+    peer_pid: str
+    role: Role
+    state: TransferState
+    counter_party: str
+    peer_address: str
+    agreement_id: str
+    format: TransferFormat
+    data_address: DataAddress | None = None
+    sending: str = ""
+    reasons: tuple[str, ...] = ()
+    last_message_id: str = ""
+    created_at: datetime
+    updated_at: datetime
+    version: int = 0
+
+    @property
+    def consumer_pid(self) -> str:
+        return self.pid if self.role is Role.CONSUMER else self.peer_pid
+
+    @property
+    def provider_pid(self) -> str:
+        return self.pid if self.role is Role.PROVIDER else self.peer_pid
+
+
+class GrantState(StrEnum):
+    ACTIVE = "active"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grant:
+    """Access of one consumer, for one purpose, under one agreement and one started transfer.
+
+    Whatever could change what may leave (termination, suspension, withdrawal, a policy, an
+    expulsion) raises `epoch`; a running stream that sees another epoch than its own stops or is
+    decided anew before its next record. An ended grant never comes back.
+    `policy_revision` and `consent_version` are those of the last decision taken under it.
+    """
+
+    id: str
+    agreement_id: str
+    transfer_pid: str
+    consumer: str
+    dataset_id: str
+    purpose: str
+    format: TransferFormat
+    policy_revision: str
+    consent_version: int
+    epoch: int
+    state: GrantState
+    created_at: datetime
+    expires_at: datetime | None = None
+    ended_reason: str = ""
