@@ -26,7 +26,11 @@ class AuthorizationDetail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Actor:
-    """RFC 8693 §4.1 `act`: the person or app behind the participant, outermost first."""
+    """RFC 8693 §4.1 `act`: the person or app behind the participant, outermost first.
+
+    `subject` is the participant's own opaque name for them, never a personal id; `kind` the role in which
+    they act (`case_worker`, `analyst`).
+    """
 
     subject: str
     kind: str = "participant"
@@ -51,3 +55,12 @@ class VerifiedClaims:
     key_thumbprint: str
     detail: AuthorizationDetail | None = None
     actor: Actor | None = None
+
+
+def roles_of(actor: Actor | None) -> frozenset[str]:
+    """The role in which the person acts, as their own participant vouches; the whole chain counts."""
+    roles: set[str] = set()
+    while actor is not None:
+        roles.add(actor.kind)
+        actor = actor.act
+    return frozenset(roles)

@@ -1,0 +1,99 @@
+"""Stage 1, who asks: an access token of ours and the proof of its key become verified claims.
+
+1. the DPoP scheme, one token, one proof            RFC 9449 §7.1; a Bearer downgrade is refused
+2. our signature over an `at+jwt`, key by `kid`     RFC 9068 §4
+3. issuer, audience, times, shape                   RFC 9068 §4, leeway 30 s
+4. the scope asked for                              RFC 6750 §3.1
+5. not revoked                                      RFC 7009, by `jti`, never by the token's text
+6. the participant active in the trust list, now
+7. possession of the key, once per proof            RFC 9449 §4.3
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+from connector.access import dpop, jose, rfc9068
+from connector.access.jose import Refusal
+from connector.errors import TokenRejected
+from connector.model.participant import ParticipantStatus
+from connector.model.token import VerifiedClaims
+from connector.ports import Clock, Keys, ReplayGuard, TrustRegistry
+
+_AUTHORIZATION = re.compile(r"DPoP ([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
+
+
+class TokenVerifier:
+    """`issuer` is our own base URL. `is_revoked` is asked with a verified token's `jti` on every request."""
+
+    def __init__(
+        self,
+        *,
+        issuer: str,
+        keys: Keys,
+        registry: TrustRegistry,
+        replay: ReplayGuard,
+        clock: Clock,
+        is_revoked: Callable[[str], bool],
+    ) -> None:
+        self._issuer = issuer
+        self._keys = keys
+        self._registry = registry
+        self._replay = replay
+        self._clock = clock
+        self._is_revoked = is_revoked
+
+    async def verify(
+        self,
+        method: str,
+        url: str,
+        authorization_header: str | None,
+        dpop_header: str | None,
+        *,
+        resource: str,
+        scope: str,
+    ) -> VerifiedClaims:
+        """`url` is made of the configured public URL, never of a Host header; the caller has refused
+        repeated headers. Raises TokenRejected, the same for every fault (its cause holds the code, for our
+        log), or Unavailable where trust list or replay guard do not answer."""
+        try:
+            token, claims = self._token(authorization_header, resource, scope)
+            await dpop.verify_proof(
+                dpop_header,
+                method=method,
+                url=url,
+                now=self._clock.now(),
+                replay=self._replay,
+                access_token=token,
+                thumbprint=claims.key_thumbprint,
+            )
+        except Refusal as refusal:
+            raise _rejected() from refusal
+        return claims
+
+    def _token(self, header: str | None, resource: str, scope: str) -> tuple[str, VerifiedClaims]:
+        match = _AUTHORIZATION.fullmatch(header or "")  # 1
+        if match is None:
+            raise Refusal("scheme")
+        token = match[1]
+        signed = jose.verify_jws(token, self._keys.public_jwks(), typ={rfc9068.TYP})  # 2
+        claims = rfc9068.verify_claims(
+            signed, issuer=self._issuer, audience=resource, now=self._clock.now()
+        )  # 3
+        if scope not in claims.scope:  # 4
+            raise Refusal("scope")
+        if self._is_revoked(claims.token_id):  # 5
+            raise Refusal("revoked")
+        participant = self._registry.current().participants.get(claims.subject)  # 6
+        if participant is None or participant.status is not ParticipantStatus.ACTIVE:
+            raise Refusal("participant")
+        return token, claims
+
+
+def _rejected() -> TokenRejected:
+    """One text for every fault: nothing is learned from a refusal."""
+    return TokenRejected(
+        "The access token was not accepted.",
+        mend="Get a new one from this connector's token endpoint and send it with a fresh DPoP proof.",
+    )

@@ -1,0 +1,176 @@
+"""Requests to other participants: address from the trust list, a token of theirs, our proof, typed errors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from connector.access.tokens import PeerTokens
+from connector.errors import PeerProtocolError, PeerRefused, PeerUnreachable, Reason
+from connector.model.json import JsonObject
+from connector.model.participant import Participant, ParticipantStatus
+from connector.model.token import Actor, AuthorizationDetail
+from connector.ports import PeerClient, PeerResponse, TrustRegistry
+
+STALE_TOKEN = frozenset({401, 409})
+"""The token, or the grant it names, is no longer good: a new token may be. Tried once."""
+
+_MAX_ERROR_BYTES = 65_536
+
+
+class Peers:
+    def __init__(self, trust: TrustRegistry, tokens: PeerTokens, client: PeerClient) -> None:
+        self._trust = trust
+        self._tokens = tokens
+        self._client = client
+
+    def participant(self, participant_id: str) -> Participant:
+        """Raises PeerRefused for one that the trust list does not hold as active."""
+        participant = self._trust.current().participants.get(participant_id)
+        if participant is None:
+            raise PeerRefused(
+                "is not in the participant registry",
+                participant=participant_id,
+                mend="Check the name with `connector registry show`, or ask the orchestrator.",
+                code="participant_unknown",
+            )
+        if participant.status is not ParticipantStatus.ACTIVE:
+            raise PeerRefused(
+                f"is {participant.status} in the registry",
+                participant=participant_id,
+                code="participant_inactive",
+            )
+        return participant
+
+    async def call(
+        self,
+        participant: Participant,
+        method: str,
+        url: str,
+        *,
+        resource: str,
+        scope: str,
+        detail: AuthorizationDetail | None = None,
+        actor: Actor | None = None,
+        body: JsonObject | Sequence[JsonObject] | None = None,
+    ) -> Any:
+        """The JSON of a 2xx answer, None where it has none. Raises PeerError naming the participant."""
+        content = None if body is None else json.dumps(body).encode()
+        for last in (False, True):
+            headers = await self._headers(participant, method, url, resource, scope, detail, actor, content)
+            try:
+                answer = await self._client.request(method, url, headers=headers, content=content)
+            except PeerUnreachable as error:
+                raise _named(error, participant.id) from None
+            if answer.status not in STALE_TOKEN or last:
+                break
+            self._tokens.forget(participant, resource=resource, scope=scope, detail=detail, actor=actor)
+        _raise_for(participant.id, answer, answer.body)
+        return _json(participant.id, answer.body)
+
+    @asynccontextmanager
+    async def stream(
+        self,
+        participant: Participant,
+        url: str,
+        *,
+        resource: str,
+        scope: str,
+        detail: AuthorizationDetail | None = None,
+        actor: Actor | None = None,
+        body: JsonObject,
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The chunks of a 2xx answer to a POST, with backpressure. Raises PeerError."""
+        content = json.dumps(body).encode()
+        headers = await self._headers(participant, "POST", url, resource, scope, detail, actor, content)
+        try:
+            async with self._client.stream("POST", url, headers=headers, content=content) as (answer, chunks):
+                if answer.status >= 300:
+                    if answer.status in STALE_TOKEN:
+                        self._tokens.forget(
+                            participant, resource=resource, scope=scope, detail=detail, actor=actor
+                        )
+                    _raise_for(participant.id, answer, await _collect(chunks))
+                yield chunks
+        except PeerUnreachable as error:
+            raise _named(error, participant.id) from None
+
+    async def _headers(
+        self,
+        participant: Participant,
+        method: str,
+        url: str,
+        resource: str,
+        scope: str,
+        detail: AuthorizationDetail | None,
+        actor: Actor | None,
+        content: bytes | None,
+    ) -> Mapping[str, str]:
+        proved = await self._tokens.headers(
+            participant, method, url, resource=resource, scope=scope, detail=detail, actor=actor
+        )
+        return {**proved, "Content-Type": "application/json"} if content is not None else proved
+
+
+def _named(error: PeerUnreachable, participant: str) -> PeerUnreachable:
+    if error.participant:
+        return error
+    return PeerUnreachable(error.message, participant=participant, mend=error.mend)
+
+
+async def _collect(chunks: AsyncIterator[bytes]) -> bytes:
+    body = b""
+    async for chunk in chunks:
+        body += chunk
+        if len(body) > _MAX_ERROR_BYTES:
+            break
+    return body
+
+
+def _raise_for(participant: str, answer: PeerResponse, body: bytes) -> None:
+    if answer.status < 300:
+        return
+    if answer.status >= 500:
+        raise PeerUnreachable(f"answered {answer.status}", participant=participant)
+    try:
+        problem = json.loads(body)
+    except (ValueError, RecursionError):
+        problem = {}
+    problem = problem if isinstance(problem, dict) else {}
+    raise PeerRefused(
+        _text(problem.get("detail")) or f"answered {answer.status}",
+        participant=participant,
+        status=answer.status,
+        reasons=_reasons(problem),
+        mend=_text(problem.get("mend")),
+        code=_text(problem.get("code"))[:64] or None,
+    )
+
+
+def _reasons(problem: Mapping[str, Any]) -> tuple[Reason, ...]:
+    """RFC 9457 `deniedBy`, or DSP's `reason`: a stranger's texts, so short and of the expected shape only."""
+    denied = problem.get("deniedBy")
+    if isinstance(denied, list):
+        entries = [e for e in denied[:20] if isinstance(e, dict)]
+        return tuple(
+            Reason(code=_text(e.get("code")), text=_text(e.get("text")), source=_text(e.get("source")))
+            for e in entries
+        )
+    said = problem.get("reason")
+    texts = [r for r in said[:20] if isinstance(r, str)] if isinstance(said, list) else []
+    return tuple(Reason(code=_text(problem.get("code")) or "refused", text=t[:500]) for t in texts)
+
+
+def _text(value: Any) -> str:
+    return value[:500] if isinstance(value, str) else ""
+
+
+def _json(participant: str, body: bytes) -> Any:
+    if not body:
+        return None
+    try:
+        return json.loads(body)
+    except (ValueError, RecursionError):
+        raise PeerProtocolError("answered nothing that is JSON", participant=participant) from None
