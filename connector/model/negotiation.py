@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -42,7 +42,9 @@ class ContractNegotiation:
 
     `state` is the public state. `sending` names the message we decided on and the peer has not
     acknowledged: "decided" and "acknowledged" are two facts. `waiting_for` is "" or `approval`.
-    `offer` is the last offer's wire object, of whichever side.
+    `offer` is the last offer's wire object, of whichever side; `answered_offer` the one before it.
+    `last_message_id` is the `@id` of our own last message; `received` names the peer's latest
+    messages, so that a repeat changes nothing.
     """
 
     pid: str
@@ -53,11 +55,13 @@ class ContractNegotiation:
     peer_address: str
     dataset_id: str
     offer: JsonObject
+    answered_offer: JsonObject = field(default_factory=dict)
     agreement_id: str = ""
     sending: str = ""
     waiting_for: str = ""
     reasons: tuple[str, ...] = ()
     last_message_id: str = ""
+    received: tuple[str, ...] = ()
     created_at: datetime
     updated_at: datetime
     version: int = 0

@@ -13,6 +13,9 @@ from connector.model.json import JsonObject
 PROFILE = "https://connector.example/odrl/1"
 """Identifies the left operands and actions of ours (prefix `dsc:`); never fetched."""
 
+DSC_CONSENT_STATUS = "dsc:consentStatus"
+DSC_COLLABORATION = "dsc:collaboration"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Constraint:
@@ -97,6 +100,7 @@ class Agreement:
 
 
 class AgreementState(StrEnum):
+    PENDING = "pending"  # signed, not yet finalized: gives no access
     ACTIVE = "active"
     TERMINATED = "terminated"
 

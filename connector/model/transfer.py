@@ -34,7 +34,10 @@ class DataAddress:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TransferProcess:
-    """`pid`, `peer_pid`, `sending`: as in ContractNegotiation."""
+    """`pid`, `peer_pid`, `sending`, `last_message_id`, `received`: as in ContractNegotiation.
+
+    `suspended_by`: a consumer cannot resume what the provider suspended.
+    """
 
     pid: str
     peer_pid: str
@@ -47,7 +50,9 @@ class TransferProcess:
     data_address: DataAddress | None = None
     sending: str = ""
     reasons: tuple[str, ...] = ()
+    suspended_by: Role | None = None
     last_message_id: str = ""
+    received: tuple[str, ...] = ()
     created_at: datetime
     updated_at: datetime
     version: int = 0
@@ -59,6 +64,14 @@ class TransferProcess:
     @property
     def provider_pid(self) -> str:
         return self.pid if self.role is Role.PROVIDER else self.peer_pid
+
+    @property
+    def open(self) -> bool:
+        """Whether data may flow: started, or our start is on its way (the peer may act on it before its
+        acknowledgement reaches us). A stop that we decided on closes it before the peer has heard of it."""
+        if self.sending:
+            return self.sending == "TransferStartMessage"
+        return self.state is TransferState.STARTED
 
 
 class GrantState(StrEnum):

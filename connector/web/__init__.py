@@ -1,0 +1,1 @@
+"""HTTP at the edge: parse, call one use case, render. Exceptions become status codes here only."""
