@@ -1,0 +1,1 @@
+"""Contract tests: one class per port, run against every adapter of it."""
