@@ -92,7 +92,8 @@ class PolicyEngine(Protocol):
 class OutboxMessage:
     """A message decided on and not yet acknowledged. Same `id` on every retry; ordered per `process_pid`.
 
-    `kind`: `negotiation`, `transfer`; `url` is absolute; `body` the whole DSP message.
+    `kind`: `negotiation`, `transfer`: `url` is absolute, `body` the whole DSP message. The other kinds
+    (control_plane/outbox.py) are work of our own that must follow in the same order: no recipient, no url.
     """
 
     id: str
@@ -288,12 +289,14 @@ class SourceQuery:
     """SQL in the source's dialect with `?` placeholders, made only by data_plane.render.
 
     `key_lists` name sets the SQL refers to as tables with one column `k`; the adapter places them
-    (temporary table, array, registered table) before running.
+    (temporary table, array, registered table) before running. `result`: the columns the SQL yields,
+    in order; the adapter yields exactly these names and types.
     """
 
     sql: str
     parameters: tuple[Any, ...] = ()
     key_lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    result: tuple[Field, ...] = ()
 
 
 class Source(Protocol):
@@ -326,6 +329,8 @@ class Source(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PeerResponse:
+    """Header names are lower case."""
+
     status: int
     headers: Mapping[str, str]
     body: bytes
@@ -366,3 +371,31 @@ class TrustRegistry(Protocol):
     """The last good trust list. Raises Unavailable once it has expired: then everything is denied."""
 
     def current(self) -> TrustList: ...
+
+
+# --- joins at the consumer ---------------------------------------------------------------------------
+
+
+class JoinSession(Protocol):
+    """One query's fragments and the statement over them. Nothing of it outlives the session."""
+
+    async def land(
+        self, schema: str, table: str, columns: pa.Schema, batches: AsyncIterator[pa.RecordBatch]
+    ) -> int:
+        """Read `batches` to their end into a table of their own; returns the rows. What they raise passes."""
+        ...
+
+    async def run(self, sql: str, parameters: Mapping[str, Any]) -> pa.Table:
+        """One SELECT over the tables landed, with named parameters. Raises SqlInvalid for what is wrong
+        with the statement, RequestInvalid where the answer or the work is too large."""
+        ...
+
+
+class JoinEngine(Protocol):
+    """Runs the consumer's own statement over landed fragments. Twin and default: DuckDB in memory."""
+
+    def session(self) -> AbstractAsyncContextManager[JoinSession]:
+        """Raises Unavailable when too many run already."""
+        ...
+
+    async def close(self) -> None: ...

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from connector.access.tokens import PeerTokens
-from connector.errors import PeerProtocolError, PeerRefused, PeerUnreachable, Reason
+from connector.errors import PeerError, PeerProtocolError, PeerRefused, PeerUnreachable, Reason
 from connector.model.json import JsonObject
 from connector.model.participant import Participant, ParticipantStatus
 from connector.model.token import Actor, AuthorizationDetail
@@ -17,7 +18,12 @@ from connector.ports import PeerClient, PeerResponse, TrustRegistry
 STALE_TOKEN = frozenset({401, 409})
 """The token, or the grant it names, is no longer good: a new token may be. Tried once."""
 
+NOT_NOW = frozenset({408, 425, 429})
+"""A 4xx that says only: ask again later."""
+
 _MAX_ERROR_BYTES = 65_536
+_MAX_TEXT_CHARS = 500
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Peers:
@@ -62,7 +68,7 @@ class Peers:
             headers = await self._headers(participant, method, url, resource, scope, detail, actor, content)
             try:
                 answer = await self._client.request(method, url, headers=headers, content=content)
-            except PeerUnreachable as error:
+            except PeerError as error:
                 raise _named(error, participant.id) from None
             if answer.status not in STALE_TOKEN or last:
                 break
@@ -84,18 +90,19 @@ class Peers:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The chunks of a 2xx answer to a POST, with backpressure. Raises PeerError."""
         content = json.dumps(body).encode()
-        headers = await self._headers(participant, "POST", url, resource, scope, detail, actor, content)
-        try:
-            async with self._client.stream("POST", url, headers=headers, content=content) as (answer, chunks):
-                if answer.status >= 300:
-                    if answer.status in STALE_TOKEN:
-                        self._tokens.forget(
-                            participant, resource=resource, scope=scope, detail=detail, actor=actor
-                        )
-                    _raise_for(participant.id, answer, await _collect(chunks))
-                yield chunks
-        except PeerUnreachable as error:
-            raise _named(error, participant.id) from None
+        for last in (False, True):
+            headers = await self._headers(participant, "POST", url, resource, scope, detail, actor, content)
+            try:
+                async with self._client.stream("POST", url, headers=headers, content=content) as opened:
+                    answer, chunks = opened
+                    if answer.status not in STALE_TOKEN or last:
+                        if answer.status >= 300:
+                            _raise_for(participant.id, answer, await _collect(chunks))
+                        yield chunks
+                        return
+            except PeerError as error:
+                raise _named(error, participant.id) from None
+            self._tokens.forget(participant, resource=resource, scope=scope, detail=detail, actor=actor)
 
     async def _headers(
         self,
@@ -114,10 +121,11 @@ class Peers:
         return {**proved, "Content-Type": "application/json"} if content is not None else proved
 
 
-def _named(error: PeerUnreachable, participant: str) -> PeerUnreachable:
+def _named(error: PeerError, participant: str) -> PeerError:
+    """The transport knows hosts, not participants."""
     if error.participant:
         return error
-    return PeerUnreachable(error.message, participant=participant, mend=error.mend)
+    return type(error)(error.message, participant=participant, mend=error.mend, code=error.code)
 
 
 async def _collect(chunks: AsyncIterator[bytes]) -> bytes:
@@ -132,7 +140,7 @@ async def _collect(chunks: AsyncIterator[bytes]) -> bytes:
 def _raise_for(participant: str, answer: PeerResponse, body: bytes) -> None:
     if answer.status < 300:
         return
-    if answer.status >= 500:
+    if answer.status >= 500 or answer.status in NOT_NOW:
         raise PeerUnreachable(f"answered {answer.status}", participant=participant)
     try:
         problem = json.loads(body)
@@ -145,7 +153,7 @@ def _raise_for(participant: str, answer: PeerResponse, body: bytes) -> None:
         status=answer.status,
         reasons=_reasons(problem),
         mend=_text(problem.get("mend")),
-        code=_text(problem.get("code"))[:64] or None,
+        code=_code(problem.get("code")) or None,
     )
 
 
@@ -155,16 +163,23 @@ def _reasons(problem: Mapping[str, Any]) -> tuple[Reason, ...]:
     if isinstance(denied, list):
         entries = [e for e in denied[:20] if isinstance(e, dict)]
         return tuple(
-            Reason(code=_text(e.get("code")), text=_text(e.get("text")), source=_text(e.get("source")))
+            Reason(code=_code(e.get("code")), text=_text(e.get("text")), source=_text(e.get("source")))
             for e in entries
         )
     said = problem.get("reason")
-    texts = [r for r in said[:20] if isinstance(r, str)] if isinstance(said, list) else []
-    return tuple(Reason(code=_text(problem.get("code")) or "refused", text=t[:500]) for t in texts)
+    texts = [_text(r) for r in said[:20] if isinstance(r, str)] if isinstance(said, list) else []
+    return tuple(Reason(code=_code(problem.get("code")) or "refused", text=t) for t in texts)
 
 
 def _text(value: Any) -> str:
-    return value[:500] if isinstance(value, str) else ""
+    """One line: it is shown in terminals and logs, where control characters would act."""
+    if not isinstance(value, str):
+        return ""
+    return "".join(c if c.isprintable() else " " for c in value[:_MAX_TEXT_CHARS])
+
+
+def _code(value: Any) -> str:
+    return value if isinstance(value, str) and _CODE.fullmatch(value) else ""
 
 
 def _json(participant: str, body: bytes) -> Any:

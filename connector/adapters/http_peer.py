@@ -35,6 +35,8 @@ class HttpPeer:
     """`connector.ports.PeerClient`. Response headers have lower-case names.
 
     `allowed_hosts`: `host` or `host:port`, lower case, looked up at each call; None allows every host.
+    `receive_buffer_bytes`: the kernel's, per connection; 0 leaves it to the kernel. What it holds has left
+    the provider and reached nobody: a small one bounds what a stop comes too late for.
     `allow_private`: whether hosts may be at loopback, private or other not globally reachable addresses.
     """
 
@@ -44,10 +46,14 @@ class HttpPeer:
         allowed_hosts: Container[str] | None = None,
         allow_private: bool = False,
         tls: ssl.SSLContext | None = None,
+        receive_buffer_bytes: int = 0,
     ) -> None:
         self._allowed_hosts = allowed_hosts
         self._allow_private = allow_private
         self._tls = tls if tls is not None else ssl.create_default_context()
+        self._options = [(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)] * bool(
+            receive_buffer_bytes
+        )
         self._clients: dict[tuple[str, str, int], httpx.AsyncClient] = {}
 
     async def request(
@@ -121,10 +127,11 @@ class HttpPeer:
         key = (target.scheme, target.host, _port(target))
         if key not in self._clients:
             self._clients[key] = httpx.AsyncClient(
-                verify=self._tls,
+                transport=httpx.AsyncHTTPTransport(
+                    verify=self._tls, trust_env=False, limits=_LIMITS, socket_options=self._options
+                ),
                 follow_redirects=False,
                 trust_env=False,
-                limits=_LIMITS,
                 # Compressed answers could unfold to any size between two looks at the cap.
                 headers={"Accept-Encoding": "identity", "User-Agent": "dataspace-connector"},
             )

@@ -95,6 +95,8 @@ class OfferTerms:
     min_group_size: int = 1
     trusts_consumer: bool = False
     max_rows: int | None = None
+    policies: tuple[str, ...] = ()
+    """Rego packages below `dataspace.policies` that must permit as well, for this offer only."""
 
     def wire_id(self, dataset_id: str) -> str:
         return f"{dataset_id}:{self.id}:{self.terms_version}"

@@ -86,3 +86,25 @@ class ConsentRecord:
             and last.at <= instant
             and (last.valid_until is None or instant < last.valid_until)
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsentSet:
+    """Who may be shown for one purpose and recipient, as of `version`, until `good_until`.
+
+    `keys` are personal ids as sources hold them; `tokens` the same people as the register holds them.
+    """
+
+    version: int
+    keys: frozenset[str]
+    tokens: frozenset[str]
+    good_until: datetime | None
+
+    def intersect(self, other: ConsentSet) -> ConsentSet:
+        ends = [e for e in (self.good_until, other.good_until) if e is not None]
+        return ConsentSet(
+            version=max(self.version, other.version),
+            keys=self.keys & other.keys,
+            tokens=self.tokens & other.tokens,
+            good_until=min(ends, default=None),
+        )

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from math import lcm
 from typing import Literal, TypeVar
 
 from connector.errors import Reason
@@ -92,24 +93,22 @@ Mask = Drop | Null | Constant | Truncate | Bucket | Hash
 
 
 def strictest(one: Mask, other: Mask) -> Mask:
-    """The mask that shows no more than either. Kinds that cannot be compared meet in `Null`."""
-    if one == other:
-        return one
-    for kind in (Drop, Null, Constant):
-        for mask in (one, other):
-            if isinstance(mask, kind):
-                # two different constants would name which policy won: show nothing instead
-                return (
-                    Null() if kind is Constant and isinstance(one, kind) and isinstance(other, kind) else mask
-                )
+    """The mask that shows no more than either, whatever order they come in.
+
+    Masks of one kind meet in the coarser of that kind; of two kinds, in `Null`; `Drop` is below all.
+    """
     match one, other:
-        case (Truncate(unit="") as a, Truncate(unit="") as b):
-            return Truncate(length=min(a.length, b.length))
-        case (Truncate() as a, Truncate() as b) if a.unit and b.unit:
-            return Truncate(unit="year")
-        case (Bucket(size=a_size), Bucket(size=b_size)) if max(a_size, b_size) % min(a_size, b_size) == 0:
-            return Bucket(size=max(a_size, b_size))
-    return Null()
+        case (Drop(), _) | (_, Drop()):
+            return Drop()
+        case (Truncate(unit=""), Truncate(unit="")):
+            return Truncate(length=min(one.length, other.length))
+        case (Truncate(unit=a), Truncate(unit=b)) if a and b:
+            return Truncate(unit="month" if a == b == "month" else "year")
+        case (Bucket(), Bucket()):
+            # the least buckets that both kinds fit into: neither size need divide the other
+            return Bucket(size=lcm(one.size, other.size))
+    # two constants that differ would tell which policy won
+    return one if one == other else Null()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -225,11 +224,23 @@ def intersect(decisions: Iterable[Decision]) -> Decision:
             if not decision.reasons:
                 denials.append(Reason(code="denied", text="a policy denied without a reason"))
         else:
-            merged = decision if merged is None else _both(merged, decision)
+            merged = _settled(decision) if merged is None else _both(merged, _settled(decision))
     if denials or merged is None:
         reasons = tuple(denials) or (Reason(code="no_policy", text="no policy permits this"),)
         return Deny(reasons=reasons, revisions=revisions)
     return replace(merged, revisions=revisions)
+
+
+def _settled(permit: Permit) -> Permit:
+    """One way to say each thing: no pseudonym beside a mask, none invertible without key exchange."""
+    masks: dict[str, Mask] = dict(permit.column_masks)
+    pseudonyms: dict[str, Pseudonym] = {}
+    for column, pseudonym in permit.pseudonyms.items():
+        if column in masks:
+            masks[column] = Drop()  # part of a pseudonym is no pseudonym
+        else:
+            pseudonyms[column] = pseudonym if permit.key_exchange else replace(pseudonym, invertible=False)
+    return replace(permit, column_masks=masks, pseudonyms=pseudonyms)
 
 
 def _both(a: Permit, b: Permit) -> Permit:
@@ -238,14 +249,16 @@ def _both(a: Permit, b: Permit) -> Permit:
         masks[column] = strictest(masks[column], mask) if column in masks else mask
     pseudonyms = dict(a.pseudonyms)
     for column, pseudonym in b.pseudonyms.items():
-        if column not in pseudonyms or pseudonyms[column] == pseudonym:
-            pseudonyms[column] = pseudonym
-        elif (
-            held := pseudonyms[column]
-        ).domain == pseudonym.domain and held.generation == pseudonym.generation:
-            pseudonyms[column] = replace(held, invertible=False)
+        held = pseudonyms.get(column, pseudonym)
+        if (held.domain, held.generation) == (pseudonym.domain, pseudonym.generation):
+            both_ways = held.invertible and pseudonym.invertible
+            pseudonyms[column] = replace(held, invertible=both_ways)
         else:
             masks[column] = Drop()  # two domains at once would link them
+    return _settled(_merged(a, b, masks, pseudonyms))
+
+
+def _merged(a: Permit, b: Permit, masks: Mapping[str, Mask], pseudonyms: Mapping[str, Pseudonym]) -> Permit:
     return Permit(
         columns=a.columns & b.columns,
         row_filter=_and(a.row_filter, b.row_filter),
@@ -261,21 +274,26 @@ def _both(a: Permit, b: Permit) -> Permit:
         limits=a.limits.intersect(b.limits),
         duties=tuple(dict.fromkeys(a.duties + b.duties)),
         expires_at=_least(a.expires_at, b.expires_at),
-        enforced_by={**a.enforced_by, **b.enforced_by},
+        enforced_by=_named(a.enforced_by, b.enforced_by),
     )
 
 
 def _dimensions(a: Permit, b: Permit) -> frozenset[str]:
     """A permit that is not aggregate-only says nothing of dimensions, so it narrows none."""
-    if a.aggregate_only and b.aggregate_only:
-        return a.dimensions & b.dimensions
-    return a.dimensions if a.aggregate_only else b.dimensions
+    said = [permit.dimensions for permit in (a, b) if permit.aggregate_only]
+    return frozenset.intersection(*said) if said else frozenset()
 
 
 def _and(a: Condition, b: Condition) -> Condition:
     if a in (EVERY_ROW, b):
         return b
     return a if b == EVERY_ROW else CompoundCondition(operator="and", conditions=(a, b))
+
+
+def _named(a: Mapping[str, str], b: Mapping[str, str]) -> Mapping[str, str]:
+    """An obligation that both impose names both."""
+    shared = {k: ", ".join(dict.fromkeys(f"{a[k]}, {b[k]}".split(", "))) for k in a.keys() & b.keys()}
+    return {**a, **b, **shared}
 
 
 _Ordered = TypeVar("_Ordered", int, float, datetime)

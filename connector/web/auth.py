@@ -32,7 +32,8 @@ def peer_auth(
     async def authenticate(request: Request) -> tuple[Participant, VerifiedClaims]:
         claims = await verifier.verify(
             request.method,
-            public_url + request.scope["raw_path"].decode("ascii"),  # as sent: a decoded path is another URL
+            public_url
+            + request.scope["raw_path"].decode("latin-1"),  # as sent: a decoded path is another URL
             single_header(request, "authorization"),
             single_header(request, "dpop"),
             resource=resource,

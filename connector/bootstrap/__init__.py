@@ -1,0 +1,1 @@
+"""Assembly: settings -> parts -> services -> one application. The only place that picks adapters."""

@@ -1,0 +1,169 @@
+"""The application of one connector, from its folder."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from connector.bootstrap.parts import described, new_id, open_parts
+from connector.bootstrap.services import Services, Work
+from connector.errors import ConnectorError, SettingsInvalid, Unavailable
+from connector.model.audit import AuditEvent
+from connector.model.participant import Participant
+from connector.model.token import SCOPE_DATA, SCOPE_DSP, SCOPE_EVENTS
+from connector.model.transfer import DataAddress
+from connector.settings import Settings
+from connector.web.app import App, create_app
+from connector.web.auth import PeerAuth, peer_auth
+from connector.web.client_api import ClientServices, client_router
+from connector.web.collaborations import collaborations_router
+from connector.web.data import data_router
+from connector.web.dsp import dsp_router
+from connector.web.events import events_router
+from connector.web.lines import Subscriptions
+from connector.web.oauth2 import oauth2_router
+
+_log = logging.getLogger(__name__)
+
+RESTART_SECONDS = 1.0
+
+
+@asynccontextmanager
+async def running_application(settings: Settings) -> AsyncIterator[FastAPI]:
+    """Open everything, do the background work, close in reverse. Raises ConfigurationError or Unavailable."""
+    pinned = _pinned(settings)
+    async with open_parts(settings) as parts:
+        services = Services(settings, parts, pinned)
+        _publish_keys(settings, services)
+        await services.trust.open()
+        await services.auditor.record(AuditEvent.CONNECTOR_STARTED, policy_revision=parts.engine.revision)
+        work = [asyncio.create_task(_kept_going(w), name=w.__qualname__) for w in services.work()]
+        try:
+            yield create_app(
+                App(routers=_routers(services), health=_health(services), title=settings.participant_id)
+            )
+        finally:
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+            await services.peer_tokens.close()
+            await services.sources.close()
+
+
+async def _kept_going(work: Work) -> None:
+    """Background work that fails starts again: a fault of the moment must not end it for good."""
+    while True:
+        try:
+            await work()
+        except Exception as error:
+            _log.exception("background work failed: %s", type(error).__name__)
+        await asyncio.sleep(RESTART_SECONDS)
+
+
+def _routers(services: Services) -> list[Any]:
+    settings = services.settings
+    base = settings.public_url
+
+    def peer(scope: str, resource: str) -> PeerAuth:
+        return peer_auth(services.verifier, services.trust, public_url=base, resource=resource, scope=scope)
+
+    dsp_auth = peer(SCOPE_DSP, f"{base}/dsp/2025-1")
+
+    async def dsp_peer(request: Any) -> Participant:
+        participant, _ = await dsp_auth(request)
+        return participant
+
+    return [
+        dsp_router(
+            catalogs=services.catalogs,
+            negotiations=services.negotiations,
+            transfers=services.transfers,
+            authenticate=dsp_peer,
+            service_id=settings.participant_id,
+            max_body_bytes=settings.request_bytes,
+        ),
+        oauth2_router(services.authorization_server),
+        collaborations_router(dsp_auth, services.collaboration_secrets),
+        data_router(
+            services.pipeline, peer(SCOPE_DATA, f"{base}/data/v1"), default_batch_rows=settings.batch_rows
+        ),
+        events_router(services.inbox, peer(SCOPE_EVENTS, f"{base}/events/v1")),
+        client_router(_client_services(services)),
+    ]
+
+
+def _client_services(services: Services) -> ClientServices:
+    settings, parts = services.settings, services.parts
+    return ClientServices(
+        tokens=services.api_tokens,
+        trust=services.trust,
+        discovery=services.discovery,
+        negotiations=services.negotiations,
+        agreements=services.agreements,
+        transfers=services.transfers,
+        queries=services.queries,
+        consents=services.consents,
+        publishing=services.publishing,
+        subscriptions=Subscriptions(parts.bus, new_id),
+        events_address=DataAddress(
+            endpoint_type="https://cloudevents.io/", endpoint=f"{settings.public_url}/events/v1"
+        ),
+        status={
+            "participant": settings.participant_id,
+            "parts": described(settings),
+            "datasets": sorted(parts.catalogue),
+        },
+    )
+
+
+def _health(services: Services) -> Callable[[], Awaitable[dict[str, str]]]:
+    async def health() -> dict[str, str]:
+        return {
+            "store": await _ping(services.parts.store.ping),
+            "event bus": await _ping(services.parts.bus.ping),
+            "trust list": _trust(services),
+        }
+
+    return health
+
+
+async def _ping(ping: Callable[[], Awaitable[None]]) -> str:
+    try:
+        await ping()
+    except ConnectorError as error:
+        return error.code
+    return ""
+
+
+def _trust(services: Services) -> str:
+    """A list that has not been refreshed still counts until it expires; none at all does not."""
+    try:
+        services.trust.current()
+    except Unavailable as error:
+        return error.message
+    return ""
+
+
+def _pinned(settings: Settings) -> Sequence[Mapping[str, Any]]:
+    file = settings.path(settings.registry_jwks)
+    try:
+        keys = json.loads(file.read_text(encoding="utf-8"))["keys"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise SettingsInvalid(
+            f"{file} is not a JWKS file",
+            where="registry_jwks",
+            mend="Ask the orchestrator for the registry's keys.",
+        ) from None
+    return [key for key in keys if isinstance(key, dict)]
+
+
+def _publish_keys(settings: Settings, services: Services) -> None:
+    """The public keys beside the log, so that it can be verified with nothing running."""
+    keys = [dict(k) for k in services.parts.keys.public_jwks() if k["use"] == "sig"]
+    settings.path("audit.jwks.json").write_text(json.dumps({"keys": keys}, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,352 @@
+"""The services of one connector, built over its parts, and the work it does in the background."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any
+
+from connector.access import end_record
+from connector.access.admission import Admission, LiveGrant
+from connector.access.audit import Auditor
+from connector.access.authorization_server import AuthorizationServer
+from connector.access.decision import Decider, DecisionRequest
+from connector.access.grants import EpochBoard
+from connector.access.identity import TokenVerifier
+from connector.access.ledger import Ledger
+from connector.access.peers import Peers
+from connector.access.people import ApiTokens
+from connector.access.pseudonym import SubjectTokens
+from connector.access.tokens import PeerTokens
+from connector.bootstrap.parts import Parts, new_id
+from connector.bootstrap.sources import Sources
+from connector.control_plane.agreements import Agreements
+from connector.control_plane.catalog import Catalogs
+from connector.control_plane.collaborations import CollaborationSecrets
+from connector.control_plane.consent import ConsentRegister
+from connector.control_plane.delivery import Delivery, dataset_topic
+from connector.control_plane.discovery import Discovery
+from connector.control_plane.inbox import Inbox
+from connector.control_plane.negotiation import Negotiations
+from connector.control_plane.outbox import Backoff, OutboxWorker
+from connector.control_plane.participants import TrustListKeeper, no_longer_active
+from connector.control_plane.product_hooks import ProductNegotiationHook, ProductTransferHook
+from connector.control_plane.pseudonym_keys import PseudonymKeys
+from connector.control_plane.publishing import Publishing
+from connector.control_plane.relay import Relay
+from connector.control_plane.transfer import Transfers
+from connector.control_plane.unit import CONTROL_TOPIC, NEGOTIATION, TRANSFER, Environment
+from connector.data_plane.pipeline import Pipeline
+from connector.dsp.catalog import Publisher
+from connector.errors import PeerRefused
+from connector.model.catalog import Dataset, OfferTerms
+from connector.model.decision import Decision, Permit
+from connector.model.event import CloudEvent
+from connector.model.json import JsonObject
+from connector.model.participant import TrustList
+from connector.model.policy import DSC_CONSENT_STATUS
+from connector.model.token import SCOPE_DSP, SCOPE_EVENTS
+from connector.model.transfer import Grant, TransferProcess
+from connector.ports import GrantSelector, OutboxMessage
+from connector.query.service import Queries
+from connector.settings import Settings
+from connector.web import render
+
+Work = Callable[[], Coroutine[Any, Any, None]]
+
+
+class Services:
+    """Built once, in the order in which the later stand on the earlier. `work` runs until the end."""
+
+    def __init__(self, settings: Settings, parts: Parts, registry_jwks: Sequence[Mapping[str, Any]]) -> None:
+        self.settings, self.parts = settings, parts
+        self._build_trust(registry_jwks)
+        self._build_evidence()
+        self._build_access()
+        self._build_control_plane()
+        self._build_data_plane()
+        self._build_events()
+        self.queries = Queries(
+            store=parts.store,
+            peers=self.peers,
+            auditor=self.auditor,
+            purposes=parts.purposes,
+            join_engine=parts.join_engine,
+            batch_rows=settings.batch_rows,
+        )
+
+    def work(self) -> list[Work]:
+        found: list[Work] = [self.trust.run, self.board.run, self.outbox.run, self.delivery.run]
+        if self.settings.kafka_bootstrap:
+            relay = Relay(log=self.parts.log, bus=self.parts.bus, clock=self.parts.clock, topics=self._topics)
+            found.append(relay.run)
+        return found
+
+    # --- who takes part, and how we reach them -----------------------------------------------------
+
+    def _build_trust(self, registry_jwks: Sequence[Mapping[str, Any]]) -> None:
+        parts, settings = self.parts, self.settings
+        self.trust = TrustListKeeper(
+            registry_url=settings.registry_url,
+            pinned=registry_jwks,
+            peer=parts.peer,
+            store=parts.store,
+            clock=parts.clock,
+            on_change=self._participants_changed,
+            poll_seconds=settings.registry_poll_seconds,
+        )
+        parts.allowed_hosts.trust = self.trust
+        self.peer_tokens = PeerTokens(keys=parts.keys, peer=parts.peer, clock=parts.clock, new_id=new_id)
+        self.peers = Peers(self.trust, self.peer_tokens, parts.peer)
+        self.board = EpochBoard(parts.store, parts.clock)
+
+    async def _participants_changed(self, before: TrustList | None, now: TrustList) -> None:
+        """Whoever is no longer active loses every grant, and running streams with them."""
+        grants: list[Grant] = []
+        async with self.parts.store.transaction() as tx:
+            for participant_id in no_longer_active(before, now):
+                selector = GrantSelector(consumer=participant_id)
+                grants.extend(await tx.bump_grants(selector, ended_reason="participant_inactive"))
+        await self.board.publish(grants)
+
+    # --- evidence ------------------------------------------------------------------------------------
+
+    def _build_evidence(self) -> None:
+        parts = self.parts
+        self.auditor = Auditor(parts.audit_log, parts.clock, new_id, self.settings.participant_id, parts.keys)
+        self.ledger = Ledger(parts.ledger, parts.keys, parts.clock, new_id)
+        self.subjects = SubjectTokens(parts.keys.derive("consent-subjects"))
+
+    async def disclose(self, live: LiveGrant, audit_id: str, subjects: set[str], rows: int) -> str:
+        if not subjects:
+            return ""
+        entry = await self.ledger.record(
+            [self.subjects.token_bytes(s) for s in subjects],
+            rows=rows,
+            audit_id=audit_id,
+            agreement=live.grant.agreement_id,
+            grant=live.grant.id,
+            dataset=live.dataset.id,
+            recipient=live.grant.consumer,
+            purpose=live.grant.purpose,
+        )
+        return entry.sha256
+
+    # --- access --------------------------------------------------------------------------------------
+
+    def _build_access(self) -> None:
+        parts, settings = self.parts, self.settings
+        self.decider = Decider(parts.engine, self.trust, parts.clock, settings.participant_id, parts.purposes)
+        self.admission = Admission(
+            store=parts.store,
+            clock=parts.clock,
+            new_id=new_id,
+            trust=self.trust,
+            catalogue=self._catalogue,
+            decider=self.decider,
+            auditor=self.auditor,
+            policy_revision=lambda: parts.engine.revision,
+        )
+        self.authorization_server = AuthorizationServer(
+            base_url=settings.public_url,
+            keys=parts.keys,
+            registry=self.trust,
+            replay=parts.replay,
+            clock=parts.clock,
+            new_id=new_id,
+            open_grant=self.admission.open,
+            audit=self.auditor.record,
+            token_seconds=settings.token_seconds,
+        )
+        self.verifier = TokenVerifier(
+            issuer=settings.public_url,
+            keys=parts.keys,
+            registry=self.trust,
+            replay=parts.replay,
+            clock=parts.clock,
+            is_revoked=lambda _token_id: False,  # revocation of single tokens comes with its endpoint
+        )
+        self.api_tokens = ApiTokens(
+            parts.keys,
+            parts.clock,
+            audience=f"{settings.public_url}/v1",
+            longest_seconds=settings.api_token_seconds,
+        )
+
+    # --- control plane ---------------------------------------------------------------------------------
+
+    def _build_control_plane(self) -> None:
+        parts, settings = self.parts, self.settings
+        self.environment = Environment(
+            store=parts.store,
+            clock=parts.clock,
+            new_id=new_id,
+            participant_id=settings.participant_id,
+            base_url=settings.public_url,
+            wake=asyncio.Event(),
+            on_grants_changed=self._grants_changed,
+        )
+        self.negotiations = Negotiations(
+            self.environment,
+            hook=ProductNegotiationHook(
+                participant_id=settings.participant_id,
+                store=parts.store,
+                catalogue=self._catalogue,
+                visible=self._visible,
+                decide_negotiation=self._decide_negotiation,
+            ),
+            catalogue=self._catalogue,
+        )
+        self.transfers = Transfers(
+            self.environment,
+            hook=ProductTransferHook(
+                store=parts.store, clock=parts.clock, catalogue=self._catalogue, base_url=settings.public_url
+            ),
+        )
+        self.agreements = Agreements(self.environment, self.transfers)
+        self.catalogs = Catalogs(
+            publisher=Publisher(participant_id=settings.participant_id, dsp_url=self.environment.dsp_url),
+            catalogue=self._catalogue,
+            visible=self._visible,
+            audit=self.auditor.record,
+        )
+        self.discovery = Discovery(participant_id=settings.participant_id, trust=self.trust, peers=self.peers)
+        self.outbox = OutboxWorker(
+            store=parts.store,
+            clock=parts.clock,
+            wake=self.environment.wake,
+            senders={NEGOTIATION: self.negotiations, TRANSFER: self.transfers},
+            deliver=self._deliver,
+            audit=self.auditor.record,
+            chance=random.SystemRandom().random,
+            name=new_id(),
+            backoff=Backoff(first_seconds=settings.retry_seconds, attempts=settings.retry_limit),
+        )
+        self.collaboration_secrets = CollaborationSecrets(
+            keys=parts.keys,
+            store=parts.store,
+            registry=self.trust,
+            peer=parts.peer,
+            tokens=self.peer_tokens,
+            clock=parts.clock,
+            random_bytes=secrets.token_bytes,
+            record=self.auditor.record,
+        )
+        self.pseudonym_keys = PseudonymKeys(parts.keys, self.collaboration_secrets)
+
+    def _catalogue(self) -> Mapping[str, Dataset]:
+        return self.parts.catalogue
+
+    async def _grants_changed(self, grants: Sequence[Grant]) -> None:
+        await self.board.publish(grants)
+        self.delivery.wake()
+
+    async def _visible(self, participant_id: str, dataset: Dataset) -> bool:
+        """Whoever could be permitted one of the offers may know of the dataset."""
+        for terms in dataset.offers:
+            if isinstance(await self._decide("catalog", participant_id, dataset, terms), Permit):
+                return True
+        return False
+
+    async def _decide_negotiation(self, participant_id: str, dataset: Dataset, terms: OfferTerms) -> Decision:
+        return await self._decide("negotiation", participant_id, dataset, terms)
+
+    async def _decide(self, stage: str, participant_id: str, dataset: Dataset, terms: OfferTerms) -> Decision:
+        consumer = self.peers.participant(participant_id)
+        request = DecisionRequest(stage=stage, consumer=consumer, dataset=dataset, terms=terms)
+        return await self.decider.decide(request)
+
+    async def _deliver(self, message: OutboxMessage) -> JsonObject | None:
+        peer = self.peers.participant(message.recipient)
+        answer = await self.peers.call(
+            peer, "POST", message.url, resource=peer.dsp_url, scope=SCOPE_DSP, body=message.body
+        )
+        return answer if isinstance(answer, dict) else None
+
+    # --- data plane --------------------------------------------------------------------------------------
+
+    def _build_data_plane(self) -> None:
+        parts, settings = self.parts, self.settings
+        self.consents = ConsentRegister(
+            participant_id=settings.participant_id,
+            store=parts.store,
+            clock=parts.clock,
+            new_id=new_id,
+            subjects=self.subjects,
+            board=self.board,
+            record=self.auditor.record,
+            topics_for=self._consent_topics,
+        )
+        self.sources = Sources(settings)
+        for dataset in parts.catalogue.values():
+            self.sources.check(dataset)
+        self.pipeline = Pipeline(
+            participant_id=settings.participant_id,
+            clock=parts.clock,
+            admission=self.admission,
+            board=self.board,
+            auditor=self.auditor,
+            consents=self.consents,
+            disclosures=self,
+            pseudonymisers=self.pseudonym_keys.for_permit,
+            source_of=self.sources.of,
+            sign_end=lambda record: end_record.sign(record, parts.keys),
+        )
+
+    def _consent_topics(self, purpose: str, _recipient: str) -> Sequence[str]:
+        """Topics of the datasets with an offer that asks for consent to this purpose."""
+        return [
+            dataset_topic(d.id)
+            for d in self.parts.catalogue.values()
+            if any(
+                o.policy.values_of(DSC_CONSENT_STATUS) and purpose in o.policy.values_of("purpose")
+                for o in d.offers
+            )
+        ]
+
+    def _topics(self) -> Sequence[str]:
+        return [CONTROL_TOPIC, *(dataset_topic(d) for d in self.parts.catalogue)]
+
+    # --- events ------------------------------------------------------------------------------------------
+
+    def _build_events(self) -> None:
+        parts, settings = self.parts, self.settings
+        self.delivery = Delivery(
+            participant_id=settings.participant_id,
+            store=parts.store,
+            bus=parts.bus,
+            clock=parts.clock,
+            admission=self.admission,
+            board=self.board,
+            consents=self.consents,
+            subjects=self.subjects,
+            pseudonyms=self.pseudonym_keys.names,
+            send=self._push,
+            record=self.auditor.record,
+        )
+        self.inbox = Inbox(store=parts.store, bus=parts.bus, record=self.auditor.record)
+        self.publishing = Publishing(
+            participant_id=settings.participant_id,
+            bus=parts.bus,
+            clock=parts.clock,
+            new_id=new_id,
+            catalogue=self._catalogue,
+            subjects=self.subjects,
+        )
+
+    async def _push(self, transfer: TransferProcess, events: Sequence[CloudEvent]) -> None:
+        """Only to where the trust list says the consumer is, whatever its data address claims."""
+        consumer = self.peers.participant(transfer.counter_party)
+        resource = f"{consumer.base_url}/events/v1"
+        if transfer.data_address is None or transfer.data_address.endpoint != resource:
+            raise PeerRefused("its data address is not its own events endpoint", participant=consumer.id)
+        await self.peers.call(
+            consumer,
+            "POST",
+            f"{resource}/{transfer.peer_pid}",
+            resource=resource,
+            scope=SCOPE_EVENTS,
+            body=[render.event(e) for e in events],
+        )

@@ -1,0 +1,81 @@
+"""catalog, query, explain: what others offer, and what they answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from connector.access.people import PersonRole
+from connector.cli.output import AsJson, Folder, show, table
+from connector.client import Api
+
+Here = Path()
+Purpose = Annotated[str, typer.Option("--purpose", "-p", help="What the answer is for; it must be agreed.")]
+Sql = Annotated[str, typer.Argument(help="One SELECT over participant.dataset names.")]
+
+
+def catalog(
+    folder: Folder = Here,
+    participant: Annotated[str, typer.Option(help="Only this participant.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the datasets that other participants offer us."""
+    with Api(folder, roles=[PersonRole.VIEWER]) as api:
+        found = api.get("/v1/catalog", **({"participant": participant} if participant else {}))
+    if as_json:
+        show(found, as_json=True, text="")
+        return
+    rows = [
+        (p["id"], d["id"], d["title"], ", ".join(o["id"] for o in d["offers"]))
+        for p in found["participants"]
+        for d in p["datasets"]
+    ]
+    table(("participant", "dataset", "title", "offers"), rows)
+    for dead in (p for p in found["participants"] if p["error"]):
+        typer.echo(f"{dead['id']}: {dead['error']}", err=True)
+
+
+def query(
+    sql: Sql,
+    purpose: Purpose,
+    folder: Folder = Here,
+    case_worker: Annotated[bool, typer.Option(help="Act in the role of a case worker.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Run one SQL statement over datasets of several participants."""
+    role = PersonRole.CASE_WORKER if case_worker else PersonRole.ANALYST
+    with Api(folder, roles=[role], purposes=[purpose]) as api:
+        answer = api.post("/v1/queries", {"sql": sql, "purpose": purpose})
+    if as_json:
+        show(answer, as_json=True, text="")
+        return
+    table(answer["columns"], answer["rows"])
+    _say(answer)
+
+
+def explain(sql: Sql, purpose: Purpose, folder: Folder = Here, as_json: AsJson = False) -> None:
+    """Say which participant would run what, and what would be hidden; nothing is run."""
+    with Api(folder, roles=[PersonRole.ANALYST], purposes=[purpose]) as api:
+        found = api.post("/v1/queries/explain", {"sql": sql, "purpose": purpose})
+    if as_json:
+        show(found, as_json=True, text="")
+        return
+    table(("participant", "runs"), [(f["participant"], f["sql"]) for f in found["fragments"]])
+    _hidden(found)
+
+
+def _say(answer: dict[str, Any]) -> None:
+    if answer["identified"]:
+        typer.echo("This is an identified disclosure.")
+    for part in answer["provenance"]:
+        typer.echo(
+            f"{part['participant']}.{part['dataset']}: agreement {part['agreement']}, audit {part['auditId']}"
+        )
+    _hidden(answer)
+
+
+def _hidden(answer: dict[str, Any]) -> None:
+    for part in answer["hidden"]:
+        typer.echo(f"hidden by {part['enforcedBy']}: {part['what']}: {part['why']}")

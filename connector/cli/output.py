@@ -1,0 +1,61 @@
+"""What commands print: tables for people, one JSON document with --json, errors to standard error."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, ParamSpec
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from connector.errors import ConnectorError
+
+P = ParamSpec("P")
+
+Folder = Annotated[Path, typer.Option("--folder", "-f", help="The participant's folder.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+def guarded(command: Callable[P, None]) -> Callable[P, None]:
+    """Our own errors become a sentence and exit code 1; anything else is a bug and shows itself."""
+
+    @functools.wraps(command)
+    def run(*args: P.args, **kwargs: P.kwargs) -> None:
+        try:
+            command(*args, **kwargs)
+        except ConnectorError as error:
+            fail(error, as_json=bool(kwargs.get("as_json")))
+
+    return run
+
+
+def fail(error: ConnectorError, *, as_json: bool) -> None:
+    reasons = [{"code": r.code, "text": r.text, "source": r.source} for r in getattr(error, "reasons", ())]
+    if as_json:
+        body = {"error": error.code, "message": error.message, "mend": error.mend, "deniedBy": reasons}
+        typer.echo(json.dumps(body), err=True)
+    else:
+        _err.print(f"[red]{error.code}[/]: {error.message}", soft_wrap=True, markup=True)
+        for reason in reasons:
+            _err.print(f"  - {reason['text']} [dim]({reason['source'] or reason['code']})[/]", soft_wrap=True)
+        if error.mend:
+            _err.print(f"  {error.mend}", soft_wrap=True)
+    raise typer.Exit(1)
+
+
+def show(value: Any, *, as_json: bool, text: str) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False) if as_json else text)
+
+
+def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    made = Table(*columns, title=title or None, title_justify="left", pad_edge=False)
+    for row in rows:
+        made.add_row(*("" if cell is None else str(cell) for cell in row))
+    _out.print(made)

@@ -1,0 +1,89 @@
+"""init, serve, token, status: one participant's own connector."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from connector.access.people import PersonRole
+from connector.adapters import participant_folder
+from connector.cli.output import AsJson, Folder, show, table
+from connector.client import Api
+from connector.errors import ConfigurationError
+
+Here = Path()
+
+
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder to make.")],
+    participant_id: Annotated[str, typer.Option("--id", help="Our id in the registry: a-z, 0-9, _.")],
+    registry_url: Annotated[str, typer.Option(help="Base URL of the participant registry.")],
+    registry_jwks: Annotated[Path, typer.Option(help="File with the registry's public keys.")],
+    public_url: Annotated[
+        str, typer.Option(help="The base URL that peers will use.")
+    ] = "http://127.0.0.1:8080",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8080,
+    development: Annotated[bool, typer.Option(help="Allow embedded parts and private addresses.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Make a new participant's folder: keys, settings, an example descriptor and policy."""
+    try:
+        pinned = json.loads(registry_jwks.read_text(encoding="utf-8"))["keys"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigurationError(
+            "is not a JWKS file",
+            where=str(registry_jwks),
+            mend="Ask the orchestrator for the registry's keys.",
+        ) from None
+    new = participant_folder.NewParticipant(
+        id=participant_id,
+        public_url=public_url,
+        port=port,
+        registry_url=registry_url,
+        registry_jwks=pinned,
+        mode="development" if development else "production",
+        peer_private_addresses=development,
+    )
+    keys = participant_folder.create(folder, new)
+    participant_folder.write_examples(folder)
+    entry = {"id": participant_id, "baseUrl": public_url, "jwks": list(keys.public_jwks())}
+    (folder / "participant.json").write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
+    text = (
+        f"{folder} is made. Next: send {folder / 'participant.json'} to the orchestrator, who runs\n"
+        f"  connector registry add {folder / 'participant.json'}\n"
+        f"then start with\n  connector serve --folder {folder}"
+    )
+    show({"folder": str(folder), "participant": entry}, as_json=as_json, text=text)
+
+
+def serve(folder: Folder = Here, as_json: AsJson = False) -> None:  # noqa: ARG001 - every command takes --json
+    """Run the connector of this folder until it is told to stop."""
+    from connector.asgi import serve as run  # the server's weight is for the server
+
+    run(folder)
+
+
+def token(
+    folder: Folder = Here,
+    role: Annotated[list[PersonRole] | None, typer.Option(help="Roles; repeat for several.")] = None,
+    purpose: Annotated[list[str] | None, typer.Option(help="Purposes it may act for.")] = None,
+    subject: Annotated[str, typer.Option(help="Who acts.")] = "cli",
+    as_json: AsJson = False,
+) -> None:
+    """Make a short client API token with this folder's own key."""
+    with Api(folder, roles=role or [PersonRole.VIEWER], purposes=purpose or [], subject=subject) as api:
+        made = api.token()
+    show({"token": made}, as_json=as_json, text=made)
+
+
+def status(folder: Folder = Here, as_json: AsJson = False) -> None:
+    """Say how the connector is: its parts, embedded or real, and what it serves."""
+    with Api(folder, roles=[PersonRole.VIEWER]) as api:
+        found = api.get("/v1/status")
+    if as_json:
+        show(found, as_json=True, text="")
+        return
+    table(("part", "what"), sorted(found["parts"].items()), title=f"{found['participant']}")

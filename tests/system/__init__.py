@@ -1,0 +1,1 @@
+"""The whole product: real processes, real data, seen from outside."""
