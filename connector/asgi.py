@@ -17,7 +17,6 @@ from fastapi import FastAPI
 from connector.adapters import file_keys
 from connector.adapters.clock import SystemClock
 from connector.adapters.registry_files import RegistryFolder
-from connector.bootstrap.application import running_application
 from connector.errors import ConfigurationError
 from connector.settings import Settings, load_settings
 from connector.web.registry import registry_app
@@ -44,6 +43,8 @@ def serve_registry(folder: Path, *, host: str, port: int) -> None:
 
 
 async def _serve(settings: Settings, listener: socket.socket) -> None:
+    from connector.bootstrap.application import running_application  # not for the registry, which is light
+
     async with running_application(settings) as app:
         await _server(app).serve(sockets=[listener])
 

@@ -13,10 +13,11 @@ from typing import Any
 
 import httpx
 
-from connector.access.people import PersonRole, issue_api_token
+from connector.access.people import issue_api_token
 from connector.adapters import file_keys
 from connector.adapters.clock import SystemClock
 from connector.errors import ConnectorError, Reason, Unavailable
+from connector.model.person import PersonRole
 from connector.settings import Settings, load_settings
 
 

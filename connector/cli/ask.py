@@ -7,9 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from connector.access.people import PersonRole
-from connector.cli.output import AsJson, Folder, show, table
-from connector.client import Api
+from connector.cli.output import AsJson, Folder, client, show, table
+from connector.model.person import PersonRole
 
 Here = Path()
 Purpose = Annotated[str, typer.Option("--purpose", "-p", help="What the answer is for; it must be agreed.")]
@@ -22,7 +21,7 @@ def catalog(
     as_json: AsJson = False,
 ) -> None:
     """List the datasets that other participants offer us."""
-    with Api(folder, roles=[PersonRole.VIEWER]) as api:
+    with client(folder, roles=[PersonRole.VIEWER]) as api:
         found = api.get("/v1/catalog", **({"participant": participant} if participant else {}))
     if as_json:
         show(found, as_json=True, text="")
@@ -46,7 +45,7 @@ def query(
 ) -> None:
     """Run one SQL statement over datasets of several participants."""
     role = PersonRole.CASE_WORKER if case_worker else PersonRole.ANALYST
-    with Api(folder, roles=[role], purposes=[purpose]) as api:
+    with client(folder, roles=[role], purposes=[purpose]) as api:
         answer = api.post("/v1/queries", {"sql": sql, "purpose": purpose})
     if as_json:
         show(answer, as_json=True, text="")
@@ -57,7 +56,7 @@ def query(
 
 def explain(sql: Sql, purpose: Purpose, folder: Folder = Here, as_json: AsJson = False) -> None:
     """Say which participant would run what, and what would be hidden; nothing is run."""
-    with Api(folder, roles=[PersonRole.ANALYST], purposes=[purpose]) as api:
+    with client(folder, roles=[PersonRole.ANALYST], purposes=[purpose]) as api:
         found = api.post("/v1/queries/explain", {"sql": sql, "purpose": purpose})
     if as_json:
         show(found, as_json=True, text="")

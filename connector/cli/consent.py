@@ -9,10 +9,9 @@ from typing import Annotated
 
 import typer
 
-from connector.access.people import PersonRole
-from connector.cli.output import AsJson, Folder, guarded, show, table
-from connector.client import Api
+from connector.cli.output import AsJson, Folder, client, guarded, show, table
 from connector.errors import RequestInvalid
+from connector.model.person import PersonRole
 
 app = typer.Typer(no_args_is_help=True, help="The consent register: give, show, withdraw, import.")
 Here = Path()
@@ -32,7 +31,7 @@ def give(
 ) -> None:
     """Record a person's yes."""
     answer = {"person": person, "purpose": purpose, "recipient": recipient, "state": "given", "method": "cli"}
-    with Api(folder, roles=ROLES) as api:
+    with client(folder, roles=ROLES) as api:
         made = api.post("/v1/consents", answer)
     show(made, as_json=as_json, text=f"{made['id']}  {made['state']}")
 
@@ -45,7 +44,7 @@ def show_records(
     as_json: AsJson = False,
 ) -> None:
     """List a person's consents."""
-    with Api(folder, roles=ROLES) as api:
+    with client(folder, roles=ROLES) as api:
         found = api.post("/v1/consents/search", {"person": person})
     if as_json:
         show(found, as_json=True, text="")
@@ -62,7 +61,7 @@ def withdraw(
     as_json: AsJson = False,
 ) -> None:
     """Withdraw a consent; it holds when this returns."""
-    with Api(folder, roles=ROLES) as api:
+    with client(folder, roles=ROLES) as api:
         done = api.post(f"/v1/consents/{record}/withdraw")
     show(done, as_json=as_json, text=done["state"])
 
@@ -76,7 +75,7 @@ def import_file(
 ) -> None:
     """Take in answers that people gave before; each 1,000 lines are all or nothing."""
     count = 0
-    with Api(folder, roles=ROLES) as api, file.open(encoding="utf-8", newline="") as lines:
+    with client(folder, roles=ROLES) as api, file.open(encoding="utf-8", newline="") as lines:
         rows = csv.DictReader(lines)
         missing = COLUMNS - set(rows.fieldnames or ())
         if missing:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from connector.access.people import PersonRole
-from connector.cli.output import AsJson, Folder, show, table
-from connector.client import Api
+from connector.cli.output import AsJson, Folder, client, show, table
 from connector.errors import NotFound
+from connector.model.person import PersonRole
+
+if TYPE_CHECKING:
+    from connector.client import Api
 
 Here = Path()
 FINAL = ("FINALIZED", "TERMINATED")
@@ -28,7 +30,7 @@ def negotiate(
     as_json: AsJson = False,
 ) -> None:
     """Ask for an agreement on an offer, and start using it once it is there."""
-    with Api(folder, roles=[PersonRole.OPERATOR]) as api:
+    with client(folder, roles=[PersonRole.OPERATOR]) as api:
         wire_id = _wire_id(api, provider, dataset, offer)
         made = api.post("/v1/negotiations", {"provider": provider, "dataset": dataset, "offer": wire_id})
         done = _wait(api, f"/v1/negotiations/{made['pid']}", wait_seconds)
@@ -47,7 +49,7 @@ def negotiations(
     as_json: AsJson = False,
 ) -> None:
     """List negotiations."""
-    with Api(folder, roles=[PersonRole.VIEWER]) as api:
+    with client(folder, roles=[PersonRole.VIEWER]) as api:
         found = api.get("/v1/negotiations", **({"waiting": "true"} if waiting else {}))
     if as_json:
         show(found, as_json=True, text="")
@@ -62,7 +64,7 @@ def approve(
     as_json: AsJson = False,
 ) -> None:
     """Approve a negotiation, for the register's owner."""
-    with Api(folder, roles=[PersonRole.APPROVER]) as api:
+    with client(folder, roles=[PersonRole.APPROVER]) as api:
         done = api.post(f"/v1/negotiations/{pid}/approve")
     show(done, as_json=as_json, text=done["state"])
 
@@ -74,14 +76,14 @@ def refuse(
     as_json: AsJson = False,
 ) -> None:
     """Refuse a negotiation, with a reason."""
-    with Api(folder, roles=[PersonRole.APPROVER]) as api:
+    with client(folder, roles=[PersonRole.APPROVER]) as api:
         done = api.post(f"/v1/negotiations/{pid}/refuse", {"reason": reason})
     show(done, as_json=as_json, text=done["state"])
 
 
 def agreements(folder: Folder = Here, as_json: AsJson = False) -> None:
     """List agreements."""
-    with Api(folder, roles=[PersonRole.VIEWER]) as api:
+    with client(folder, roles=[PersonRole.VIEWER]) as api:
         found = api.get("/v1/agreements")
     if as_json:
         show(found, as_json=True, text="")
@@ -97,7 +99,7 @@ def terminate(
     as_json: AsJson = False,
 ) -> None:
     """End an agreement: its transfers and grants end at once."""
-    with Api(folder, roles=[PersonRole.OPERATOR]) as api:
+    with client(folder, roles=[PersonRole.OPERATOR]) as api:
         done = api.post(f"/v1/agreements/{agreement}/terminate", {"reason": reason})
     show(done, as_json=as_json, text=done["state"])
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ParamSpec
+from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from connector.errors import ConnectorError
+from connector.model.person import PersonRole
+
+if TYPE_CHECKING:
+    from connector.client import Api
 
 P = ParamSpec("P")
 
@@ -21,6 +25,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")
 
 _out = Console(highlight=False)
 _err = Console(stderr=True, highlight=False)
+
+
+def client(
+    folder: Path, *, roles: Iterable[PersonRole], purposes: Iterable[str] = (), subject: str = "cli"
+) -> Api:
+    """The folder's connector, asked in these roles. Loaded here: what asks nobody starts fast."""
+    from connector.client import Api
+
+    return Api(folder, roles=roles, purposes=purposes, subject=subject)
 
 
 def guarded(command: Callable[P, None]) -> Callable[P, None]:

@@ -8,11 +8,9 @@ from typing import Annotated
 
 import typer
 
-from connector.access.people import PersonRole
-from connector.adapters import participant_folder
-from connector.cli.output import AsJson, Folder, show, table
-from connector.client import Api
+from connector.cli.output import AsJson, Folder, client, show, table
 from connector.errors import ConfigurationError
+from connector.model.person import PersonRole
 
 Here = Path()
 
@@ -30,6 +28,8 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Make a new participant's folder: keys, settings, an example descriptor and policy."""
+    from connector.adapters import participant_folder
+
     try:
         pinned = json.loads(registry_jwks.read_text(encoding="utf-8"))["keys"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -74,14 +74,14 @@ def token(
     as_json: AsJson = False,
 ) -> None:
     """Make a short client API token with this folder's own key."""
-    with Api(folder, roles=role or [PersonRole.VIEWER], purposes=purpose or [], subject=subject) as api:
+    with client(folder, roles=role or [PersonRole.VIEWER], purposes=purpose or [], subject=subject) as api:
         made = api.token()
     show({"token": made}, as_json=as_json, text=made)
 
 
 def status(folder: Folder = Here, as_json: AsJson = False) -> None:
     """Say how the connector is: its parts, embedded or real, and what it serves."""
-    with Api(folder, roles=[PersonRole.VIEWER]) as api:
+    with client(folder, roles=[PersonRole.VIEWER]) as api:
         found = api.get("/v1/status")
     if as_json:
         show(found, as_json=True, text="")

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from connector.adapters import file_keys, registry_files
 from connector.cli.output import AsJson, Folder, guarded, show, table
 from connector.errors import ConfigurationError
 from connector.model.participant import Collaboration, CollaborationRole, Participant, ParticipantStatus
@@ -27,6 +26,8 @@ def init(
     as_json: AsJson = False,
 ) -> None:
     """Make an empty registry with a key of its own; hand registry.jwks.json to the participants."""
+    from connector.adapters import file_keys, registry_files
+
     registry_files.create(folder, issuer=issuer)
     keys = file_keys.create(folder / "keys", REGISTRY_ID)
     jwks = {"keys": [k for k in keys.public_jwks() if k["use"] == "sig"]}
@@ -45,6 +46,8 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Admit a participant. The others need no change."""
+    from connector.adapters import registry_files
+
     try:
         entry = json.loads(application.read_text(encoding="utf-8"))
         participant = Participant(
@@ -72,6 +75,8 @@ def set_status(
     as_json: AsJson = False,
 ) -> None:
     """Suspend, readmit or let go a participant; the others act on it within seconds."""
+    from connector.adapters import registry_files
+
     registry_files.set_status(folder, participant, status)
     show({participant: status.value}, as_json=as_json, text=f"{participant} is {status.value}.")
 
@@ -89,6 +94,8 @@ def collaborate(
     as_json: AsJson = False,
 ) -> None:
     """Make a pseudonym domain: its members see the same pseudonyms, nobody else's."""
+    from connector.adapters import registry_files
+
     members: dict[str, set[CollaborationRole]] = {}
     for role, ids in ((CollaborationRole.PROVIDER, provider), (CollaborationRole.CONSUMER, consumer)):
         for member in ids:
@@ -108,6 +115,8 @@ def collaborate(
 @guarded
 def show_list(folder: Folder = Here, as_json: AsJson = False) -> None:
     """List participants and collaborations."""
+    from connector.adapters import registry_files
+
     found = registry_files.read(folder)
     if as_json:
         participants = {p.id: {"name": p.name, "status": p.status.value} for p in found.participants.values()}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from connector.access.peers import Peers
 from connector.control_plane.catalog import PeerCatalogs
 from connector.dsp.catalog import CatalogDataset
-from connector.errors import ConnectorError, NotFound
+from connector.errors import ConnectorError, MessageInvalid, NotFound, PeerProtocolError
 from connector.model.json import JsonObject
 from connector.model.participant import Participant, ParticipantStatus
 from connector.model.token import SCOPE_DSP
@@ -51,7 +52,8 @@ class Discovery:
 
     async def offer(self, provider: Participant, dataset_id: str, offer_id: str) -> JsonObject:
         """An Offer as the provider's catalogue shows it to us now. Raises NotFound, PeerError."""
-        dataset = await self._catalogs.dataset(provider, dataset_id)
+        with _reading(provider):
+            dataset = await self._catalogs.dataset(provider, dataset_id)
         offer = dataset.offer(offer_id)
         if offer is None:
             seen = ", ".join(o.id for o in dataset.offers) or "none"
@@ -63,7 +65,8 @@ class Discovery:
     async def _see(self, provider: Participant) -> Seen:
         try:
             async with asyncio.timeout(PEER_SECONDS):
-                catalog = await self._catalogs.catalog(provider)
+                with _reading(provider):
+                    catalog = await self._catalogs.catalog(provider)
             return Seen(participant=provider, datasets=catalog.datasets)
         except TimeoutError:
             return Seen(participant=provider, error="did not answer in time")
@@ -78,3 +81,16 @@ class Discovery:
             provider, method, url, resource=provider.dsp_url, scope=SCOPE_DSP, body=body
         )
         return answer
+
+
+@contextmanager
+def _reading(provider: Participant) -> Iterator[None]:
+    """What a peer's catalogue breaks is the peer's fault, not that of whoever asked us."""
+    try:
+        yield
+    except MessageInvalid as error:
+        raise PeerProtocolError(
+            f"its catalogue cannot be read: {error.message}", participant=provider.id
+        ) from error
+    except RecursionError:
+        raise PeerProtocolError("its catalogue nests too deep", participant=provider.id) from None

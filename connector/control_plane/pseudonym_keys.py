@@ -33,8 +33,8 @@ class PseudonymKeys:
         return made
 
     async def names(self, pseudonym: Pseudonym, personal_ids: Sequence[str]) -> Sequence[str]:
-        """The pseudonym of each id, in order."""
-        found = (await self._pseudonymiser(pseudonym)).apply(personal_ids)
+        """The pseudonym of each id, in order. Raises Unavailable where one is no id."""
+        found = (await self._pseudonymiser(pseudonym)).apply([i.strip() or None for i in personal_ids])
         named = [name for name in found if name is not None]
         if len(named) != len(personal_ids):
             raise Unavailable("An event names nobody.")

@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
-from connector.access.people import PersonRole
 from connector.demo.ecosystem import PURPOSE_OUTREACH, Ecosystem
 from connector.demo.population import Consent, Person, Population
+from connector.model.person import PersonRole
 
 BATCH = 1_000
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from connector.access.people import PersonRole
 from connector.adapters import file_keys, participant_folder, registry_files
 from connector.client import Api
 from connector.demo import registers
@@ -17,6 +16,7 @@ from connector.demo.population import Population
 from connector.demo.processes import Process, free_ports
 from connector.errors import ConfigurationError
 from connector.model.participant import Collaboration, CollaborationRole, Participant
+from connector.model.person import PersonRole
 
 COLLABORATION = "planning-2026"
 PURPOSE_PLANNING = "service-planning"
@@ -134,13 +134,9 @@ class Ecosystem:
         self._write_registers(population)
 
     def start(self, on_ready: Callable[[str], None] = lambda _name: None) -> None:
-        self.processes["registry"].start()
-        self.processes["registry"].wait_ready()
-        on_ready("registry")
-        others = [p for name, p in self.processes.items() if name != "registry"]
-        for process in others:
+        for process in self.processes.values():  # the registry first: it is light, and ready before the rest
             process.start()
-        for process in others:
+        for process in self.processes.values():
             process.wait_ready()
             on_ready(process.name)
 

@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from itertools import cycle
 from pathlib import Path
 
-from connector.access.people import PersonRole
 from connector.demo import consents
 from connector.demo.ecosystem import ORGANISATIONS, Ecosystem, examples_folder
 from connector.demo.narrator import Narrator
@@ -17,6 +16,7 @@ from connector.demo.population import Population, generate
 from connector.demo.scenes import SCENES
 from connector.demo.stage import Stage
 from connector.errors import ConfigurationError
+from connector.model.person import PersonRole
 
 
 def run(

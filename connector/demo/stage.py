@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from connector.access.people import PersonRole
 from connector.client import ApiProblem
 from connector.demo.ecosystem import Ecosystem
 from connector.demo.narrator import Narrator
 from connector.demo.population import Population
+from connector.model.person import PersonRole
 
 WAIT_SECONDS = 10.0
 POLL_SECONDS = 0.05

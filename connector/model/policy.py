@@ -69,7 +69,8 @@ class Policy:
                 if leaf.left_operand == left_operand:
                     right = leaf.right_operand
                     items = right if isinstance(right, list | tuple) else [right]
-                    found.update(str(i["@value"]) if isinstance(i, dict) else str(i) for i in items)
+                    values = (i.get("@value", i.get("@id", "")) if isinstance(i, dict) else i for i in items)
+                    found.update(map(str, values))
         return frozenset(found)
 
 

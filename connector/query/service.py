@@ -11,12 +11,12 @@ from urllib.parse import quote
 
 from connector.access.audit import Auditor
 from connector.access.peers import Peers
-from connector.access.people import Person, PersonRole
 from connector.access.purposes import PurposeTree
 from connector.model.audit import AuditEvent
 from connector.model.catalog import TransferFormat
 from connector.model.json import JsonObject, from_rfc3339, to_rfc3339
 from connector.model.negotiation import Role
+from connector.model.person import Person, PersonRole
 from connector.model.policy import AgreementState
 from connector.model.token import SCOPE_DATA, Actor, AuthorizationDetail
 from connector.model.transfer import TransferState

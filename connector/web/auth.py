@@ -7,9 +7,10 @@ from collections.abc import Awaitable, Callable
 from fastapi import Request
 
 from connector.access.identity import TokenVerifier
-from connector.access.people import ApiTokens, Person, PersonRole
+from connector.access.people import ApiTokens
 from connector.errors import NotAuthenticated, TokenRejected
 from connector.model.participant import Participant
+from connector.model.person import Person, PersonRole
 from connector.model.token import VerifiedClaims
 from connector.ports import TrustRegistry
 

@@ -10,7 +10,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 from starlette.responses import StreamingResponse
 
-from connector.access.people import ApiTokens, Person, PersonRole
+from connector.access.people import ApiTokens
 from connector.control_plane.agreements import Agreements
 from connector.control_plane.consent import ConsentGiven, ConsentRegister
 from connector.control_plane.discovery import Discovery
@@ -19,6 +19,7 @@ from connector.control_plane.publishing import NewEvent, Publishing
 from connector.control_plane.transfer import Transfers
 from connector.model.catalog import TransferFormat
 from connector.model.consent import ConsentState
+from connector.model.person import Person, PersonRole
 from connector.model.transfer import DataAddress
 from connector.ports import TrustRegistry
 from connector.query.service import Queries

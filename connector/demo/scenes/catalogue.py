@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from connector.access.people import PersonRole
 from connector.demo.stage import CONTRACTS, Stage
+from connector.model.person import PersonRole
 
 
 def run(stage: Stage) -> None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from connector.access.people import PersonRole
 from connector.client import Api
 from connector.demo.stage import CONTRACTS, Contract, Stage
+from connector.model.person import PersonRole
 
 FINAL = ("FINALIZED", "TERMINATED")
 

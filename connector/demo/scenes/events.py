@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 
-from connector.access.people import PersonRole
 from connector.demo import consents
 from connector.demo.ecosystem import PURPOSE_OUTREACH
 from connector.demo.listening import listening
 from connector.demo.stage import WAIT_SECONDS, Stage
+from connector.model.person import PersonRole
 
 GIVEN = "fi.dataspace.consent.given.v1"
 

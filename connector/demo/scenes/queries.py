@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from connector.access.people import PersonRole
 from connector.demo import truth
 from connector.demo.ecosystem import PURPOSE_CASE_WORK, PURPOSE_PLANNING, PURPOSE_STATISTICS
 from connector.demo.population import LATEST_MONTH
 from connector.demo.stage import Stage
+from connector.model.person import PersonRole
 
 MIN_GROUP = 5
 

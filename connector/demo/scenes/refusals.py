@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from connector.access.people import PersonRole
 from connector.demo import hostile, truth
 from connector.demo.ecosystem import PURPOSE_PLANNING, PURPOSE_STATISTICS
 from connector.demo.scenes.queries import PLANNING_SQL, STATISTICS_SQL, ask_about
 from connector.demo.stage import EMPLOYMENT_PLANNING, KELA_STATISTICS, Contract, Stage
+from connector.model.person import PersonRole
 
 OTHER_PURPOSE = "marketing"
 UNKNOWN_PERSON = "010199-9995"

@@ -6,15 +6,15 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from connector.access.people import PersonRole
 from connector.demo import truth
 from connector.demo.ecosystem import PURPOSE_OUTREACH
 from connector.demo.listening import Heard, listening
 from connector.demo.population import Person
 from connector.demo.stage import Stage
+from connector.model.person import PersonRole
 
 BATCH_ROWS = 100
-PAUSE_SECONDS = 0.03
+PAUSE_SECONDS = 0.02
 """Between two batches: a reader slower than the provider, so that the stream is held back."""
 
 STATUS_CHANGED = "fi.dataspace.leaver.status-changed.v1"
