@@ -24,8 +24,8 @@ COLUMNS = {"hetu", "purpose", "recipient", "state", "given_at", "valid_until"}
 @guarded
 def give(
     person: Annotated[str, typer.Option(prompt=True, help="Personal id; asked for where it is left out.")],
-    purpose: Annotated[str, typer.Option()],
-    recipient: Annotated[str, typer.Option()],
+    purpose: Annotated[str, typer.Option(help="What the consent is for.")],
+    recipient: Annotated[str, typer.Option(help="The participant that may be shown the data.")],
     folder: Folder = Here,
     as_json: AsJson = False,
 ) -> None:
