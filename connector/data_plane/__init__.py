@@ -1,0 +1,1 @@
+"""The way of the data at a provider: fragment -> policy relation -> source -> obligations -> transport."""
