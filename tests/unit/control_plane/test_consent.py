@@ -16,7 +16,7 @@ from connector.adapters.sqlite_store import SqliteStore
 from connector.control_plane.consent import EVENT_GIVEN, EVENT_WITHDRAWN, IMPORT_BATCH, ConsentGiven
 from connector.errors import Conflict, ConnectorError, NotFound, RequestInvalid, Unavailable
 from connector.model.audit import AuditEvent
-from connector.model.consent import TRANSITIONS, ConsentEvent, ConsentRecord, ConsentState
+from connector.model.consent import TRANSITIONS, ConsentEvent, ConsentRecord, ConsentState, Notice
 from connector.model.event import CloudEvent
 from connector.model.transfer import GrantState
 from connector.ports import GrantSelector
@@ -106,8 +106,6 @@ async def test_the_table_of_transitions_is_the_registers(
 def _record(
     desk: Agreed, *happened: ConsentEvent, record_id: str = "r1", replaces: str = ""
 ) -> ConsentRecord:
-    from connector.model.consent import Notice
-
     return ConsentRecord(
         id=record_id,
         subject=desk.subjects.token(ANNA),
