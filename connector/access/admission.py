@@ -7,9 +7,10 @@ decide policy + consent for this use; on record before anything leaves
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from connector.access.audit import Auditor
 from connector.access.decision import Decider, DecisionRequest
@@ -44,6 +45,12 @@ class LiveGrant:
     @property
     def needs_consent(self) -> bool:
         return bool(self.record.agreement.policy.values_of(DSC_CONSENT_STATUS))
+
+
+class Disclosures(Protocol):
+    async def disclose(self, live: LiveGrant, audit_id: str, subjects: Collection[str], rows: int) -> str:
+        """Write the ledger's entry for what left; its SHA-256. No subjects: no entry, and ""."""
+        ...
 
 
 class Admission:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from connector.access.decision_document import (
     DocumentInvalid,
@@ -53,6 +53,9 @@ ODRL = "dataspace.odrl"
 BASELINE = "dataspace.baseline"
 OPERATORS = "dataspace.policies"
 """The package below which a participant's own policies live, each by its name."""
+
+APPLIED_LIMITS = frozenset({"max_rows", "max_bytes"})
+"""The limits that the data plane applies. A permit with another one is a denial: it would not hold."""
 
 IDENTIFIER = "identifier"
 """The ODCS `classification` of a column that names a person by itself."""
@@ -265,6 +268,10 @@ def _left_to_refuse(
         reasons.append(Reason(code="expired", text="the time for which it was agreed is over", source=source))
     if not permit.exposed:
         reasons.append(Reason(code="nothing_exposed", text="no column may be seen", source=source))
+    asked = {name for name, limit in asdict(permit.limits).items() if limit is not None}
+    for name in sorted(asked - APPLIED_LIMITS):
+        text = f"a limit is asked for that this provider cannot apply: {name}"
+        reasons.append(Reason(code="limit_not_applied", text=text, source=source))
     for column in sorted((request.columns or frozenset()) - permit.exposed):
         text = f"the agreement opens no column '{column}'"
         reasons.append(Reason(code="column_not_open", text=text, source=source))

@@ -45,7 +45,7 @@ _LIMITS = frozenset({"max_rows", "max_bytes", "max_seconds", "max_queries_per_da
 _FIELD_OPERATORS = frozenset(("eq", "ne", "lt", "le", "gt", "ge", "in", "not_in", "is_null", "not_null"))
 _MOST_CONDITIONS = 200
 _MOST_DEPTH = 20
-_LAST_INSTANT = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+_LAST_INSTANT = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC).timestamp()
 
 Fields = Mapping[str, LogicalType]
 
@@ -351,7 +351,7 @@ class _Filter:
     def _field(self, item: Mapping[str, Any]) -> FieldCondition:
         column = _column(item.get("field"), "row_filter", self._fields)
         operator, value = item.get("operator"), item.get("value")
-        if operator not in _FIELD_OPERATORS:
+        if not isinstance(operator, str) or operator not in _FIELD_OPERATORS:
             raise DocumentInvalid("row_filter: the operator is not known here")
         read: Scalar | tuple[Scalar, ...] = None
         if operator in ("in", "not_in"):

@@ -63,7 +63,7 @@ def instant(value: Any) -> datetime:
     text = _text(value, "instant")
     try:
         return from_rfc3339(text)
-    except ValueError:
+    except (ValueError, OverflowError):  # the last hours of the year 9999, with an offset
         raise ValueError(f"{text!r} is not an instant with its offset, as 2027-12-31T23:59:59Z is") from None
 
 
@@ -99,9 +99,8 @@ def _typed(value: dict[str, Any], kind: str) -> Any:
         return value["@id"]
     if set(value) - {"@value", "@type"} or "@value" not in value:
         raise ValueError('an object other than {"@value": ..., "@type": ...}')
-    if value.get("@type", "xsd:string") not in _TYPES_OF[kind] | _TYPES_OF["words"]:
-        raise ValueError(
-            f"@type {value['@type']!r}, where one of {', '.join(sorted(_TYPES_OF[kind]))} is due"
-        )
+    stated = value.get("@type", "xsd:string")
+    if not isinstance(stated, str) or stated not in _TYPES_OF[kind] | _TYPES_OF["words"]:
+        raise ValueError(f"@type {stated!r}, where one of {', '.join(sorted(_TYPES_OF[kind]))} is due")
     plain = value["@value"]
     return str(plain) if type(plain) is int else plain

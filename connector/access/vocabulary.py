@@ -109,7 +109,8 @@ OPERANDS: Mapping[str, LeftOperand] = {
             operators=_NOT_ABOVE,
             value="number",
             enforcement=Enforcement.PROVIDER,
-            where="A counter in the provider's store per agreement and day (UTC), raised before each query.",
+            where="Queries per agreement and day (UTC). A provider that counts none denies every use, "
+            "as this version does.",
             text="at most {} queries a day",
             alternative=False,
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import secrets
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 from connector.access import end_record
@@ -119,7 +119,7 @@ class Services:
         self.ledger = Ledger(parts.ledger, parts.keys, parts.clock, new_id)
         self.subjects = SubjectTokens(parts.keys.derive("consent-subjects"))
 
-    async def disclose(self, live: LiveGrant, audit_id: str, subjects: set[str], rows: int) -> str:
+    async def disclose(self, live: LiveGrant, audit_id: str, subjects: Collection[str], rows: int) -> str:
         if not subjects:
             return ""
         entry = await self.ledger.record(
@@ -324,6 +324,7 @@ class Services:
             subjects=self.subjects,
             pseudonyms=self.pseudonym_keys.names,
             send=self._push,
+            disclosures=self,
             record=self.auditor.record,
         )
         self.inbox = Inbox(store=parts.store, bus=parts.bus, record=self.auditor.record)

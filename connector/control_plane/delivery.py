@@ -10,9 +10,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
-from connector.access.admission import ACTIONS, Admission, LiveGrant
+from connector.access.admission import ACTIONS, Admission, Disclosures, LiveGrant
 from connector.access.grants import EpochBoard, GrantWatch
 from connector.control_plane.consent import EVENT_GIVEN, EVENT_WITHDRAWN, ConsentRegister, SubjectCodec
 from connector.errors import ConnectorError, GrantStopped, NotPermitted, PeerError, Reason
@@ -46,6 +46,14 @@ def dataset_topic(dataset_id: str) -> str:
     return f"dataset.{dataset_id}"
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What may leave now, and the persons it is about."""
+
+    events: Sequence[CloudEvent]
+    subjects: frozenset[str]
+
+
 class Delivery:
     """Keeps one worker for each started push transfer of which we are the provider."""
 
@@ -62,6 +70,7 @@ class Delivery:
         subjects: SubjectCodec,
         pseudonyms: Pseudonyms,
         send: Send,
+        disclosures: Disclosures,
         record: Callable[..., Awaitable[object]],
     ) -> None:
         self._participant_id = participant_id
@@ -74,6 +83,7 @@ class Delivery:
         self._subjects = subjects
         self._pseudonyms = pseudonyms
         self._send = send
+        self._disclosures = disclosures
         self._record = record
         self._workers: dict[str, asyncio.Task[None]] = {}
         self._pauses: dict[str, float] = {}
@@ -150,7 +160,7 @@ class Delivery:
                         watch.decided(live.grant)
                         permit, audit_id = await self._decide(live)
                         ready = await self._ready(live, permit, batch)
-                    if ready:  # from the check, with no await between, until it is written
+                    if ready.events:  # from the check, with no await between, until it is written
                         await self._deliver(watch, live, ready, audit_id)
                     if batch:
                         await subscription.commit(batch[-1].offset)
@@ -185,9 +195,7 @@ class Delivery:
         receipt = await self._admission.on_record(live, event, permit)
         return permit, receipt.audit_id
 
-    async def _ready(
-        self, live: LiveGrant, permit: Permit, batch: Sequence[Delivered]
-    ) -> Sequence[CloudEvent]:
+    async def _ready(self, live: LiveGrant, permit: Permit, batch: Sequence[Delivered]) -> Ready:
         """What of the batch may leave now, in the form in which it may leave."""
         consenting = [await self._consents.valid_set(c.purpose, c.recipient) for c in permit.consent]
         allowed = [
@@ -200,42 +208,41 @@ class Delivery:
         ]
         return await self._by_reference(live, permit, allowed)
 
-    async def _by_reference(
-        self, live: LiveGrant, permit: Permit, events: Sequence[CloudEvent]
-    ) -> Sequence[CloudEvent]:
+    async def _by_reference(self, live: LiveGrant, permit: Permit, events: Sequence[CloudEvent]) -> Ready:
         reference = {"dataset": f"{self._participant_id}.{live.dataset.id}"}
         extensions = {"purpose": live.grant.purpose, "agreementid": live.grant.agreement_id}
         key = live.dataset.subject_key
         pseudonym = permit.pseudonyms.get(key)
         if pseudonym is None:  # about nobody: `_left_to_refuse` has seen to that
-            return [replace(e, subject="", data=reference, extensions=extensions) for e in events]
-        names = await self._pseudonyms(pseudonym, [self._subjects.personal_id(e.subject) for e in events])
-        return [
+            bare = [replace(e, subject="", data=reference, extensions=extensions) for e in events]
+            return Ready(bare, frozenset())
+        subjects = [self._subjects.personal_id(e.subject) for e in events]
+        names = await self._pseudonyms(pseudonym, subjects)
+        named = [
             replace(event, subject=name, data={**reference, "key": key, "value": name}, extensions=extensions)
             for event, name in zip(events, names, strict=True)
         ]
+        return Ready(named, frozenset(subjects))
 
-    async def _deliver(
-        self, watch: GrantWatch, live: LiveGrant, events: Sequence[CloudEvent], audit_id: str
-    ) -> None:
+    async def _deliver(self, watch: GrantWatch, live: LiveGrant, ready: Ready, audit_id: str) -> None:
         """The outcome is on record whatever it is."""
         try:
-            with watch.writing():
-                await self._send(live.transfer, events)
+            with watch.writing(ready.subjects or None):
+                await self._send(live.transfer, ready.events)
         except PeerError as error:
-            await self._outcome(live, events, audit_id, error.code)
+            await self._outcome(live, ready, audit_id, error.code)
             raise
         except BaseException:  # cut off by the barrier: nobody knows what arrived
             try:
-                await self._outcome(live, events, audit_id, "interrupted")
+                await self._outcome(live, ready, audit_id, "interrupted")
             except ConnectorError as error:
                 _log.error("the end of push %s is not on record: %s", live.transfer.pid, error.code)
             raise
-        await self._outcome(live, events, audit_id, "delivered")
+        await self._outcome(live, ready, audit_id, "delivered")
 
-    async def _outcome(
-        self, live: LiveGrant, events: Sequence[CloudEvent], audit_id: str, outcome: str
-    ) -> None:
+    async def _outcome(self, live: LiveGrant, ready: Ready, audit_id: str, outcome: str) -> None:
+        """What may have arrived counts as disclosed, whatever became of it."""
+        ledger = await self._disclosures.disclose(live, audit_id, ready.subjects, len(ready.events))
         await self._record(
             AuditEvent.EVENTS_DELIVERED,
             actor=live.consumer.id,
@@ -246,8 +253,9 @@ class Delivery:
             grant=live.grant.id,
             epoch=live.grant.epoch,
             outcome=outcome,
-            rows=len(events),
-            subjects=len({e.subject for e in events if e.subject}),
+            rows=len(ready.events),
+            subjects=len(ready.subjects),
+            ledger=ledger,
             refers=audit_id,
         )
 

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from connector.access.peers import Peers
+from connector.access.vocabulary import classify
 from connector.control_plane.catalog import PeerCatalogs
 from connector.dsp.catalog import CatalogDataset
 from connector.errors import ConnectorError, MessageInvalid, NotFound, PeerProtocolError
@@ -51,7 +52,8 @@ class Discovery:
         return await asyncio.gather(*(self._see(p) for p in others))
 
     async def offer(self, provider: Participant, dataset_id: str, offer_id: str) -> JsonObject:
-        """An Offer as the provider's catalogue shows it to us now. Raises NotFound, PeerError."""
+        """An Offer as the provider's catalogue shows it to us now. Raises NotFound, PeerError; RequestInvalid
+        where a constraint or duty of it has no enforcement class here."""
         with _reading(provider):
             dataset = await self._catalogs.dataset(provider, dataset_id)
         offer = dataset.offer(offer_id)
@@ -60,6 +62,7 @@ class Discovery:
             raise NotFound(
                 f"{provider.id} offers us no {offer_id!r} of {dataset_id!r}.", mend=f"Offers seen: {seen}."
             )
+        classify(offer.policy, trusts_consumer=True)  # what nobody can make hold is not asked for
         return offer.document
 
     async def _see(self, provider: Participant) -> Seen:

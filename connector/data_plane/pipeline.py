@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from connector.access.admission import Admission, LiveGrant
+from connector.access.admission import Admission, Disclosures, LiveGrant
 from connector.access.audit import Auditor
 from connector.access.grants import EpochBoard, GrantWatch
 from connector.data_plane import explain, obligations, transport
@@ -41,12 +41,6 @@ STAGE = "query"
 
 class ConsentSets(Protocol):
     async def valid_set(self, purpose: str, recipient: str) -> ConsentSet: ...
-
-
-class Disclosures(Protocol):
-    async def disclose(self, live: LiveGrant, audit_id: str, subjects: set[str], rows: int) -> str:
-        """Write the ledger's entry for what left; its SHA-256. No subjects: no entry, and ""."""
-        ...
 
 
 @dataclass(slots=True)

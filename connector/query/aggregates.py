@@ -114,6 +114,8 @@ def _require_plain(occurrence: Occurrence) -> None:
         raise Unfit("it joins the dataset with another")
     if occurrence.renamed or occurrence.table.args.get("sample") or select.args.get("sample"):
         raise Unfit("it renames or samples the dataset's columns")
+    if select.args.get("windows"):
+        raise Unfit("it names a window")
     distinct = select.args.get("distinct")
     if distinct is not None and distinct.args.get("on"):
         raise Unfit("it uses DISTINCT ON")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from connector.access.admission import LiveGrant
 from connector.access.pseudonym import Pseudonymiser
 from connector.adapters.event_log import EventLog
 from connector.adapters.sqlite_store import SqliteStore
@@ -101,6 +102,7 @@ class Pushing:
             subjects=agreed.subjects,
             pseudonyms=self._names,
             send=self.gateway.send,
+            disclosures=self,
             record=agreed.auditor.record,
         )
         self.publishing = Publishing(
@@ -112,6 +114,11 @@ class Pushing:
             subjects=agreed.subjects,
         )
         self._tasks: list[asyncio.Task[None]] = []
+        self.disclosed: list[tuple[str, frozenset[str], int]] = []
+
+    async def disclose(self, live: LiveGrant, audit_id: str, subjects: Collection[str], rows: int) -> str:
+        self.disclosed.append((audit_id, frozenset(subjects), rows))
+        return "ledger"
 
     async def _names(self, pseudonym: Pseudonym, ids: Sequence[str]) -> Sequence[str]:
         made = Pseudonymiser(KEY, pseudonym.domain, invertible=pseudonym.invertible).apply(ids)
@@ -257,6 +264,20 @@ async def test_an_event_goes_by_reference(pushing: Pushing) -> None:
     for secret in (ANNA, pushing.agreed.subjects.token(ANNA), "612.5", "k-17"):
         assert secret not in repr(event)
     assert set(pushing.gateway.to) == {"t-push"}
+
+
+async def test_whose_events_left_is_in_the_disclosure_ledger(pushing: Pushing) -> None:
+    """Architecture, disclosure ledger: events count like rows; "who must be told of this withdrawal"."""
+    pushing.start()
+    await consenting(pushing, ANNA)
+    await pushing.raw()
+    await pushing.arrived(1)
+    async with asyncio.timeout(5):
+        while not pushing.disclosed:
+            await asyncio.sleep(0.01)
+    (_, subjects, rows) = pushing.disclosed[0]
+    assert subjects == {ANNA}
+    assert rows == len(pushing.gateway.batches[0])
 
 
 async def test_nothing_about_who_has_not_consented(pushing: Pushing) -> None:
