@@ -68,7 +68,9 @@ def show(value: Any, *, as_json: bool, text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    made = Table(*columns, title=title or None, title_justify="left", pad_edge=False)
+    made = Table(title=title or None, title_justify="left", pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")  # an id that is cut short cannot be copied
     for row in rows:
         made.add_row(*("" if cell is None else str(cell) for cell in row))
     _out.print(made)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -100,11 +102,12 @@ def _leave_running(stage: Stage) -> None:
         url, pid = ecosystem.url(organisation.id), ecosystem.processes[organisation.id].pid
         narrator.say(f"{organisation.id:<12} {url}/v1/docs   {url}/health/ready   pid {pid}")
     city, kela = ecosystem.participant_folder("city"), ecosystem.participant_folder("kela")
+    us = Path(sys.argv[0]).name if shutil.which(Path(sys.argv[0]).name) else sys.argv[0]
     narrator.say("Try next:")
-    narrator.say(f"  connector catalog --folder {city}")
+    narrator.say(f"  {us} catalog --folder {city}")
     sql = "SELECT support_need, COUNT(*) AS persons FROM employment.clients GROUP BY support_need"
-    narrator.say(f'  connector query "{sql}" --purpose service-planning --folder {city}')
-    narrator.say(f"  connector audit verify --folder {kela}")
+    narrator.say(f'  {us} query "{sql}" --purpose service-planning --folder {city}')
+    narrator.say(f"  {us} audit verify --folder {kela}")
     pids = " ".join(str(p.pid) for p in ecosystem.processes.values())
     narrator.say(f"Stop it with: kill {pids}")
 
