@@ -291,6 +291,15 @@ VOCABULARY = [
     _case("isAnyOf-names-it", agreement=under(constraint("purpose", "isAnyOf", ["x", "service-planning"]))),
     _case("until-tomorrow", agreement=under(constraint("dateTime", "lteq", rfc3339(1)))),
     _case(
+        "until-the-last-second-there-is",
+        agreement=under(constraint("dateTime", "lteq", "9999-12-31T23:59:59Z")),
+    ),
+    _case(
+        "until-after-the-last-second",
+        "policy_not_enforceable",
+        agreement=under(constraint("dateTime", "lteq", "9999-12-31T23:59:59-02:00")),
+    ),
+    _case(
         "until-yesterday", "constraint:dateTime", agreement=under(constraint("dateTime", "lteq", rfc3339(-1)))
     ),
     _case("from-yesterday", agreement=under(constraint("dateTime", "gteq", rfc3339(-1)))),
@@ -412,7 +421,8 @@ VOCABULARY = [
         agreement=under(PURPOSE, constraint("dsc:consentStatus", "eq", "dpv:ConsentGiven")),
     ),
     _case(
-        "groups-and-quota",
+        "a-quota-that-nobody-counts",
+        "limit_not_applied",
         agreement=under(
             PURPOSE, constraint("dsc:minGroupSize", "gteq", number(7)), constraint("count", "lteq", number(9))
         ),

@@ -121,6 +121,8 @@ class GroupCommit:
             self._sync()
 
     def _connect(self) -> sqlite3.Connection:
+        # evidence is for its owner only; SQLite gives the write-ahead log the same mode
+        os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
         connection = sqlite3.connect(self._path, isolation_level=None)
         try:
             connection.execute("PRAGMA journal_mode = WAL")

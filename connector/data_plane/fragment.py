@@ -155,17 +155,19 @@ def _require_words(tokens: Sequence[tuple[str, str]]) -> None:
     """
     if not tokens or tokens[0][0] != "SELECT":
         raise SqlInvalid("A query begins with SELECT.")
-    depth = 0
+    depth, in_call = 0, False
     for (before, word), (kind, _), (after, _) in zip(
         [("", ""), *tokens], tokens, [*tokens[1:], ("", "")], strict=False
     ):
         if kind not in _TOKENS:
             raise SqlInvalid("The query holds a word or sign that no fragment has.", mend=_GRAMMAR)
         if kind == "L_PAREN":
-            depth += 1
-            if before not in _BEFORE_PAREN and after not in _CALLS.get(word, ()):
+            called = before not in _BEFORE_PAREN
+            if in_call or (called and after not in _CALLS.get(word, ())):
                 raise SqlInvalid("A fragment calls no function but its four aggregates.", mend=_GRAMMAR)
-        depth -= kind == "R_PAREN"
+            depth, in_call = depth + 1, called
+        elif kind == "R_PAREN":
+            depth, in_call = depth - 1, False
         if depth > MAX_DEPTH:
             raise SqlInvalid("The query is nested too deeply.")
 

@@ -5,7 +5,7 @@ import copy
 import json
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from itertools import count
 from random import Random
 from typing import Any
@@ -41,19 +41,28 @@ ALLOW = own('decision := {"allow": true}')
 CITY_ONLY = own('decision := {"allow": true} if input.consumer.id == "city"')
 
 
-@pytest.fixture(params=["embedded", "opa"])
-def make(request: pytest.FixtureRequest) -> Iterator[Make]:
-    """Engines of one kind. On the shared OPA each test has a scope, and leaves nothing: OPA compiles all
-    it holds after every change."""
-    if request.param == "embedded":
-        yield lambda **options: RegoEngine(**({"check_seconds": SLOW_SECONDS} if options else {}))
-        return
-    server: OpaServer = request.getfixturevalue("opa_server")
-    scope = f"contract_{next(_SCOPES)}"
-    yield lambda **options: OpaEngine(
-        server.url, scope=scope, **({"decision_seconds": SLOW_SECONDS} if options else {})
-    )
-    delete_policies(server.url, scope)
+@pytest_asyncio.fixture(params=["embedded", "opa"])
+async def make(request: pytest.FixtureRequest) -> AsyncIterator[Make]:
+    """Engines of one kind, closed afterwards. On the shared OPA each test has a scope, and leaves nothing:
+    OPA compiles all it holds after every change."""
+    made: list[PolicyEngine] = []
+
+    def embedded(*, hasty: bool = False) -> PolicyEngine:
+        made.append(RegoEngine(check_seconds=SLOW_SECONDS if hasty else 5.0))
+        return made[-1]
+
+    def opa(*, hasty: bool = False) -> PolicyEngine:
+        made.append(OpaEngine(url, scope=scope, decision_seconds=SLOW_SECONDS if hasty else 5.0))
+        return made[-1]
+
+    url, scope = "", f"contract_{next(_SCOPES)}"
+    if request.param == "opa":
+        url = request.getfixturevalue("opa_server").url
+    yield opa if url else embedded
+    for engine in made:
+        await engine.close()
+    if url:
+        await asyncio.to_thread(delete_policies, url, scope)
 
 
 _SCOPES = count(1)
@@ -78,11 +87,10 @@ def delete_policies(url: str, scope: str) -> None:
 
 
 @pytest_asyncio.fixture
-async def engine(make: Make) -> AsyncIterator[PolicyEngine]:
+async def engine(make: Make) -> PolicyEngine:
     engine = make()
     await engine.load(modules())
-    yield engine
-    await engine.close()
+    return engine
 
 
 def asked(consumer: str = "city") -> dict[str, Any]:
@@ -121,7 +129,6 @@ class TestPolicyEngine:
         assert engine.revision == ""
         with pytest.raises(PolicyUnavailable):
             await engine.evaluate([ODRL], asked())
-        await engine.close()
 
     async def test_load_replaces_everything(self, make: Make) -> None:
         """Port PolicyEngine: a module that is no longer there no longer decides."""
@@ -133,7 +140,6 @@ class TestPolicyEngine:
         assert await allowed(engine, "dataspace.policies.local", asked("city"))
         with pytest.raises(PolicyUnavailable):
             await engine.evaluate(["dataspace.policies.other"], asked())
-        await engine.close()
 
     async def test_modules_may_call_each_other_in_any_order(self, make: Make) -> None:
         """Operators share functions between policies; neither the order of files nor of names matters."""
@@ -153,7 +159,6 @@ class TestPolicyEngine:
         for package in ("dataspace.policies.aa", "dataspace.policies.mm"):
             assert await allowed(engine, package, asked("city"))
             assert not await allowed(engine, package, asked("youth"))
-        await engine.close()
 
     async def test_an_unknown_package_is_unavailable(self, engine: PolicyEngine) -> None:
         """Fail closed: undefined is never "no objection"."""
@@ -179,7 +184,6 @@ class TestPolicyEngine:
             await engine.evaluate([package], {**documents[3], "facts": {"odd": "010190-999Y"}})
         assert "010190" not in str(raised.value)
         assert await allowed(engine, package, documents[3])
-        await engine.close()
 
     @pytest.mark.parametrize(
         ("text", "line", "said"),
@@ -199,7 +203,10 @@ class TestPolicyEngine:
             pytest.param(own('decision := {"allow": true} if not input.x == 1'), 5, "not", id="plain-not"),
             pytest.param(own('decision := {"allow": true} if data.secret == 1'), 5, "data", id="data"),
             pytest.param(
-                own('decision := {"allow": true, "text": $"{input.x}"}'), 5, "$", id="interpolation"
+                own('decision := {"allow": true, "text": $"{input.x}"}'),
+                5,
+                "interpolation",
+                id="interpolation",
             ),
             pytest.param(
                 'package dataspace.policies.x\n\ndecision := {"allow": true}\n', 0, "default", id="default"
@@ -242,7 +249,6 @@ class TestPolicyEngine:
         assert "backtrace" not in str(raised.value).lower()
         assert engine.revision == before
         assert await allowed(engine, "dataspace.policies.good", asked())
-        await engine.close()
 
     async def test_a_policy_that_takes_too_long_is_refused(self, make: Make) -> None:
         """Issue 2, bad input: the process does not hang; the policies in force stay."""
@@ -258,7 +264,6 @@ class TestPolicyEngine:
             await engine.load({"policies/local.rego": slow})
         assert time.monotonic() - begun < 10
         assert await allowed(engine, "dataspace.policies.local", asked())
-        await engine.close()
 
     async def test_a_decision_shapes_the_data(self, make: Make) -> None:
         """Architecture, idea 1: row filters and masks come back as values, the same from both engines."""
@@ -285,7 +290,6 @@ class TestPolicyEngine:
         assert decision.column_masks["postal_code"] == Truncate(length=2)
         assert decision.expires_at is not None
         assert (decision.expires_at - world.clock.now()).total_seconds() == 60
-        await engine.close()
 
 
 def _mutated(random: Random, document: dict[str, Any]) -> dict[str, Any]:

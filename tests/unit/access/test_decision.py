@@ -10,7 +10,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connector.access.decision import BASELINE, ODRL, Decider, Stage
@@ -184,16 +184,21 @@ async def test_the_generation_of_the_collaboration_chooses_the_key(employment: W
     assert permit.pseudonyms["hetu"].generation == 4
 
 
-async def test_groups_and_quotas_of_an_agreement_become_obligations(employment: World) -> None:
-    """standards.md 3: minGroupSize and count are no conditions, they shape the answer."""
+async def test_the_group_size_of_an_agreement_becomes_an_obligation(employment: World) -> None:
+    """standards.md 3: minGroupSize is no condition, it shapes the answer."""
     record = under(
-        constraint("purpose", "eq", "service-planning"),
-        constraint("dsc:minGroupSize", "gteq", number(7)),
-        constraint("count", "lteq", number(9)),
+        constraint("purpose", "eq", "service-planning"), constraint("dsc:minGroupSize", "gteq", number(7))
     )
-    permit = await permitted(employment, "clients", "planning", agreement=record)
-    assert permit.min_group_size == 7
-    assert permit.limits.max_queries_per_day == 9
+    assert (await permitted(employment, "clients", "planning", agreement=record)).min_group_size == 7
+
+
+async def test_a_limit_that_nothing_applies_is_a_denial(employment: World) -> None:
+    """Fail closed: a quota that is not counted would be a promise; `count` denies until it is."""
+    record = under(constraint("count", "lteq", number(9)))
+    denial = await refused(employment, "clients", "planning", agreement=record)
+    assert [r.code for r in denial.reasons] == ["limit_not_applied"]
+    slow = await deciding({**GOOD, "limits": {"max_seconds": 5}}).decide(ask("clients", "planning"))
+    assert isinstance(slow, Deny)
 
 
 # --- whose terms --------------------------------------------------------------------------------------
@@ -346,7 +351,13 @@ GOOD: dict[str, Any] = {"allow": True, "reasons": []}
             **GOOD,
             "row_filter": {"type": "field", "field": "registered_on", "operator": "lt", "value": "soon"},
         },
+        {**GOOD, "row_filter": {"type": "field", "field": "service", "operator": ["eq"], "value": "x"}},
+        {**GOOD, "row_filter": {"type": "field", "field": ["service"], "operator": "eq", "value": "x"}},
+        {**GOOD, "row_filter": {"type": ["field"], "field": "service", "operator": "eq", "value": "x"}},
+        {**GOOD, "row_filter": {"type": "compound", "operator": ["and"], "value": []}},
         {**GOOD, "row_filter": {"type": "compound", "operator": "xor", "value": []}},
+        {**GOOD, "duties": [{"action": ["delete"]}]},
+        {**GOOD, "column_masks": {"registered_on": {"kind": "truncate", "unit": ["year"]}}},
         {**GOOD, "row_filter": {"type": "compound", "operator": "not", "value": []}},
         {**GOOD, "row_filter": {"type": "compound", "operator": "and", "value": {}}},
         {**GOOD, "row_filter": {"type": "sql", "value": "1=1"}},
@@ -395,7 +406,7 @@ async def test_an_answer_that_is_not_understood_is_a_denial(document: Any) -> No
             {"column_masks.service": Constant(value="?")},
         ),
         ({**GOOD, "min_group_size": 3.0}, {"min_group_size": 3}),
-        ({**GOOD, "limits": {"max_rows": None, "max_seconds": 1.5}}, {"limits": Limits(max_seconds=1.5)}),
+        ({**GOOD, "limits": {"max_rows": None, "max_bytes": 15}}, {"limits": Limits(max_bytes=15)}),
         (
             {**GOOD, "duties": None, "consent": None, "row_filter": None, "expires_at": None, "limits": None},
             {},
@@ -459,6 +470,7 @@ keys = [
 ]
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(keys), json_values), st.booleans())
 def test_any_answer_is_read_or_refused(document: dict[str, Any], allow: bool) -> None:
     """Hostile or careless policies: never an exception that could pass for something else."""

@@ -230,6 +230,36 @@ async def test_a_write_of_the_new_decision_is_left_alone(world: World) -> None:
             await asyncio.wait_for(world.board.settle([moved]), 0.05)
 
 
+@pytest.mark.parametrize(
+    ("about", "waits"),
+    [(None, True), (["anna"], True), (("ben", "anna"), True), (["ben"], False), ([], False)],
+)
+async def test_a_withdrawal_waits_for_writes_about_its_person(
+    world: World, about: Sequence[str] | None, waits: bool
+) -> None:
+    """A slow reader of other persons' rows neither delays a withdrawal nor loses its stream by it; where
+    the bytes may be about anybody, they are about her. An ending without a person is about everybody."""
+    seen, writing = await world.load("g1"), asyncio.Event()
+
+    async def write() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        with world.board.watch(seen, task.cancel) as watch, watch.writing(about):
+            writing.set()
+            await asyncio.Event().wait()
+
+    stuck = asyncio.create_task(write())
+    await writing.wait()
+    moved = await world.changed_elsewhere(GrantSelector())
+    async with asyncio.timeout(PATIENCE_SECONDS + SLACK_SECONDS):
+        await world.board.publish(moved, subject="anna")
+    await asyncio.sleep(0)
+    assert stuck.done() is waits
+    await world.board.publish(moved)
+    await asyncio.wait([stuck])
+    assert stuck.cancelled()
+
+
 async def test_a_store_that_is_ahead_of_the_board_makes_nobody_decide_for_ever(world: World) -> None:
     """Another replica bumps; this one decides anew before its own poll has seen it: once is enough."""
     with world.board.watch(await world.load("g1"), lambda: None) as watch:

@@ -308,6 +308,7 @@ def test_a_descriptor_with_anything_changed_loads_or_is_refused(
         load_descriptor(file, policies=POLICIES, purposes=project_purposes())
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_any_text_is_yaml_or_refused(text: str) -> None:
     """yaml_tree: YamlInvalid, and no other error."""

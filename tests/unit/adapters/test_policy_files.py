@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connector.adapters.policy_files import (
@@ -144,6 +144,7 @@ def test_what_is_portable_is_taken(body: str) -> None:
     require_portable({"policies/x.rego": f"package dataspace.policies.x\n\n{body}\n"})
 
 
+@settings(deadline=None)
 @given(st.text(alphabet='package not("`#$\\ \n.datx:=1', max_size=80))
 def test_any_text_is_checked_without_another_error(text: str) -> None:
     """Hostile files: PolicyInvalid, or a text for the engine to refuse."""

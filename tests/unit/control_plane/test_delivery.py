@@ -272,9 +272,7 @@ async def test_whose_events_left_is_in_the_disclosure_ledger(pushing: Pushing) -
     await consenting(pushing, ANNA)
     await pushing.raw()
     await pushing.arrived(1)
-    async with asyncio.timeout(5):
-        while not pushing.disclosed:
-            await asyncio.sleep(0.01)
+    await until(lambda: bool(pushing.disclosed))
     (_, subjects, rows) = pushing.disclosed[0]
     assert subjects == {ANNA}
     assert rows == len(pushing.gateway.batches[0])

@@ -39,7 +39,7 @@ FIELDS = (
     Field(name="secret", type="string"),
 )
 SQL_TYPES = {
-    "string": ("TEXT", "text"),
+    "string": ("TEXT COLLATE NOCASE", "text"),  # whose own idea of equality must not matter
     "integer": ("INTEGER", "integer"),  # narrower than ours in PostgreSQL, on purpose
     "number": ("REAL", "double precision"),
     "boolean": ("INTEGER", "boolean"),
@@ -134,7 +134,11 @@ def write_postgres(dsn: str, rows: Iterable[Row]) -> str:
     async def fill() -> None:
         connection = await asyncpg.connect(dsn)
         try:
-            columns = ", ".join(f"{quoted(physical(f))} {SQL_TYPES[f.type][1]}" for f in FIELDS)
+            order = await _human_collation(connection)
+            columns = ", ".join(
+                f"{quoted(physical(f))} {SQL_TYPES[f.type][1]}{order if f.type == 'string' else ''}"
+                for f in FIELDS
+            )
             await connection.execute(f"DROP TABLE IF EXISTS {quoted(TABLE)}")
             await connection.execute(f"CREATE TABLE {quoted(TABLE)} ({columns})")
             values = [[_plain(r[f.name]) if f.type in TIMES else r[f.name] for f in FIELDS] for r in rows]
@@ -147,6 +151,12 @@ def write_postgres(dsn: str, rows: Iterable[Row]) -> str:
 
     run_apart(fill)
     return dsn.replace("//postgres@", f"//{reader}@")
+
+
+async def _human_collation(connection: asyncpg.Connection) -> str:
+    """Texts ordered as people do, not by code points, where this PostgreSQL can: it must not matter."""
+    name = "SELECT collname FROM pg_collation WHERE collname = 'en-x-icu'"
+    return ' COLLATE "en-x-icu"' if await connection.fetchval(name) else ""
 
 
 def _mark(number: int, field: Field) -> str:

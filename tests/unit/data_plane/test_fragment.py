@@ -377,6 +377,8 @@ ATTACKS = [
     "SELECT " + "decimal(" * 20 + "1" + ")" * 20 + " FROM PERSONS",
     "SELECT " + "struct(" * 20 + "1" + ")" * 20 + " FROM PERSONS",
     "SELECT age FROM PERSONS WHERE " + "count(" * 20 + "age" + ")" * 20 + " = 1",
+    "SELECT " + "sum(" * 40 + "age" + ")" * 40 + " AS n FROM PERSONS",
+    "SELECT " + "count(distinct " * 40 + "age" + ")" * 40 + " AS n FROM PERSONS",
     "SELECT age FROM PERSONS WHERE " + '"int"(' * 20 + "age" + ")" * 20 + " = 1",
     "",
     ";",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from connector.errors import Reason
@@ -32,6 +32,9 @@ from connector.model.decision import (
     strictest,
 )
 from connector.model.policy import Enforcement
+
+UNHURRIED = settings(deadline=None)
+"""A busy machine is no finding."""
 
 COLUMNS = ("person", "area", "year", "day")
 ROWS: list[dict[str, Any]] = [
@@ -181,6 +184,7 @@ def effect(decision: Decision) -> Any:
 # --- masks -------------------------------------------------------------------------------------------------
 
 
+@UNHURRIED
 @given(masks, masks)
 def test_the_strictest_mask_does_not_depend_on_the_order(one: Mask, other: Mask) -> None:
     """Architecture, idea 1: the strictest mask."""
@@ -188,12 +192,14 @@ def test_the_strictest_mask_does_not_depend_on_the_order(one: Mask, other: Mask)
     assert strictest(one, one) == one
 
 
+@UNHURRIED
 @given(masks, masks, masks)
 def test_the_strictest_mask_does_not_depend_on_the_grouping(a: Mask, b: Mask, c: Mask) -> None:
     """Architecture, idea 1: three policies give one answer, however they are taken together."""
     assert strictest(strictest(a, b), c) == strictest(a, strictest(b, c))
 
 
+@UNHURRIED
 @given(masks, masks, st.sampled_from(COLUMNS[1:]))
 def test_the_strictest_mask_shows_no_more_than_either(one: Mask, other: Mask, column: str) -> None:
     """Values that one of the masks makes equal stay equal: nothing new can be told apart."""
@@ -209,12 +215,14 @@ def test_the_strictest_mask_shows_no_more_than_either(one: Mask, other: Mask, co
 # --- decisions ---------------------------------------------------------------------------------------------
 
 
+@UNHURRIED
 @given(decisions, decisions)
 def test_the_order_does_not_matter(a: Decision, b: Decision) -> None:
     """Architecture, idea 1: everything intersects."""
     assert effect(intersect([a, b])) == effect(intersect([b, a]))
 
 
+@UNHURRIED
 @given(decisions, decisions, decisions)
 def test_the_grouping_does_not_matter(a: Decision, b: Decision, c: Decision) -> None:
     """Architecture, idea 1: policies may be combined in stages."""
@@ -223,12 +231,14 @@ def test_the_grouping_does_not_matter(a: Decision, b: Decision, c: Decision) -> 
     assert effect(left) == effect(right) == effect(intersect([a, b, c]))
 
 
+@UNHURRIED
 @given(decisions)
 def test_the_same_policy_twice_is_the_policy_once(a: Decision) -> None:
     """Architecture, idea 1: listing a policy twice changes nothing."""
     assert effect(intersect([a, a])) == effect(intersect([a]))
 
 
+@UNHURRIED
 @given(st.lists(decisions, min_size=1, max_size=4), decisions)
 def test_adding_a_policy_never_adds_a_cell(held: list[Decision], added: Decision) -> None:
     """Architecture, idea 1, and issue 5: neither a row, a column, a finer value nor a way to undo one."""

@@ -1,4 +1,4 @@
-"""The databases that tests share are closed before the interpreter ends: DuckDB reports what is left open."""
+"""The database that tests share is closed before the interpreter ends: DuckDB reports what is left open."""
 
 from __future__ import annotations
 
@@ -10,6 +10,6 @@ from tests.unit.query import providers
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _databases() -> Iterator[None]:
+def _shared_database() -> Iterator[None]:
     yield
     providers.forget()

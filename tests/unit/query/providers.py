@@ -7,9 +7,8 @@ writes is known to be accepted; it is then run in DuckDB over the provider's own
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from functools import lru_cache
@@ -63,7 +62,6 @@ def _database(tables: tuple[tuple[tuple[str, str], Unhashed], ...]) -> Database:
 def forget() -> None:
     """Close what samples share."""
     _database.cache_clear()
-    gc.collect()
 
 
 @dataclass(kw_only=True)
@@ -142,6 +140,13 @@ class Provided:
 
 
 @dataclass
+class Raises:
+    """The source fails behind its last row. A fresh exception each time: a kept one keeps its frames."""
+
+    make: Callable[[], Exception]
+
+
+@dataclass
 class Ecosystem:
     """`asked`: every fragment a participant was sent. `faults`: (participant, dataset) -> what goes wrong."""
 
@@ -202,8 +207,8 @@ class Ecosystem:
             for batch in _as_wire(table).to_batches(batch_rows):
                 await asyncio.sleep(0)
                 yield batch
-            if isinstance(fault, Exception):
-                raise fault
+            if isinstance(fault, Raises):
+                raise fault.make()
 
         async def finish(rows: int, digest: str, error: str) -> str:
             record = EndRecord(
@@ -221,7 +226,7 @@ class Ecosystem:
         sent = 0
         async for chunk in transport.encode(_as_wire(table).schema, batches(), finish):
             sent += 1
-            if callable(fault):
+            if fault is not None and not isinstance(fault, Raises):
                 chunk = await fault(sent, chunk)
             yield chunk
 
@@ -249,12 +254,11 @@ class Database:
     def run(
         self, sql: str, parameters: Sequence[Any] | Mapping[str, Any] = (), schema: str = "main"
     ) -> pa.Table:
-        cursor = self._connection.cursor()
-        cursor.execute("SET TimeZone = 'UTC'")
-        cursor.execute(f"SET schema = '{schema}'")
-        result: pa.Table = cursor.sql(sql, params=parameters or None).to_arrow_table()
-        cursor.close()
-        return result
+        with closing(self._connection.cursor()) as cursor:
+            cursor.execute("SET TimeZone = 'UTC'")
+            cursor.execute(f"SET schema = '{schema}'")
+            table: pa.Table = cursor.sql(sql, params=parameters or None).to_arrow_table()
+        return table
 
 
 # --- data -----------------------------------------------------------------------------------------------

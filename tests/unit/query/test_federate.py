@@ -27,7 +27,7 @@ from connector.errors import (
     SqlInvalid,
 )
 from connector.query.federate import Access
-from tests.unit.query.providers import PURPOSE, sample
+from tests.unit.query.providers import PURPOSE, Raises, sample
 
 # Each is run federated and, unchanged, over the whole tables in one DuckDB.
 STATEMENTS: list[str] = [
@@ -457,9 +457,9 @@ async def _stopped(sent: int, chunk: bytes) -> bytes:
         (_garbled, PeerProtocolError),
         (_silent, PeerUnreachable),
         (_stopped, PeerProtocolError),
-        (SourceUnavailable("secret"), PeerUnreachable),
-        (GrantStopped("secret", code="consent_changed", retryable=True), PeerUnreachable),
-        (GrantStopped("secret", code="agreement_terminated"), PeerRefused),
+        (Raises(lambda: SourceUnavailable("secret")), PeerUnreachable),
+        (Raises(lambda: GrantStopped("secret", code="consent_changed")), PeerUnreachable),
+        (Raises(lambda: GrantStopped("secret", code="agreement_terminated")), PeerRefused),
     ],
 )
 async def test_a_provider_that_fails_midway_is_named(fault: Any, kind: type[PeerError]) -> None:
@@ -599,7 +599,7 @@ async def test_a_stream_holds_its_source_back() -> None:
 async def test_a_stream_that_is_stopped_says_so() -> None:
     """The stop signal reaches the reader as an error with the provider's name."""
     ecosystem = sample()
-    ecosystem.faults["kela", "benefits"] = GrantStopped("x", code="agreement_terminated")
+    ecosystem.faults["kela", "benefits"] = Raises(lambda: GrantStopped("x", code="agreement_terminated"))
     rows = list[int]()
 
     async def read() -> None:
