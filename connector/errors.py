@@ -39,7 +39,7 @@ class ConnectorError(Exception):
             self.code = code
 
     def __str__(self) -> str:
-        return f"{self.message} {self.mend}".rstrip()
+        return f"{self.message.rstrip('.')}. {self.mend}" if self.mend else self.message
 
 
 class ConfigurationError(ConnectorError):
