@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -62,7 +63,9 @@ async def _kept_going(work: Work) -> None:
         try:
             await work()
         except Exception as error:
-            _log.exception("background work failed: %s", type(error).__name__)
+            # type and place, not the text: a driver's text can hold values
+            place = "".join(traceback.format_tb(error.__traceback__))
+            _log.error("background work failed: %s\n%s", type(error).__name__, place)
         await asyncio.sleep(RESTART_SECONDS)
 
 

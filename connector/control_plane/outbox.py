@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import traceback
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -149,8 +150,7 @@ class OutboxWorker:
         except TimeoutError:
             await self._guarded(message, self._failed(message, "timeout"))
         except Exception as error:
-            # our own fault; the text could hold anything, the traceback is for the log's reader
-            _log.exception("outbox row %s (%s) failed", message.id, message.kind)
+            _log.error("outbox row %s (%s) failed: %s", message.id, message.kind, _where(error))
             await self._guarded(message, self._failed(message, type(error).__name__))
 
     async def _work(self, message: OutboxMessage) -> None:
@@ -188,5 +188,10 @@ class OutboxWorker:
         """Where even the bookkeeping fails, the lease runs out and the row comes up again."""
         try:
             await step
-        except Exception:
-            _log.exception("outbox row %s (%s) waits for its lease to end", message.id, message.kind)
+        except Exception as error:
+            _log.error("outbox row %s (%s) waits for its lease: %s", message.id, message.kind, _where(error))
+
+
+def _where(error: Exception) -> str:
+    """Our own fault: its type and place. Its text could hold anything, so it stays out of the log."""
+    return f"{type(error).__name__}\n{''.join(traceback.format_tb(error.__traceback__))}"
