@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import socket
 from collections.abc import Coroutine, Iterator
@@ -46,6 +47,8 @@ async def _serve(settings: Settings, listener: socket.socket) -> None:
     from connector.bootstrap.application import running_application  # not for the registry, which is light
 
     async with running_application(settings) as app:
+        gc.freeze()  # what was loaded stays: no collection need look at it again
+        gc.enable()
         await _server(app).serve(sockets=[listener])
 
 
@@ -96,3 +99,10 @@ def _configure_logging(level: str) -> None:
     logging.basicConfig(level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     for chatty in ("httpx", "httpcore", "aiokafka"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+    logging.getLogger("uvicorn.error").addFilter(_without_texts)
+
+
+def _without_texts(record: logging.LogRecord) -> bool:
+    """web.errors has told type and place of an unforeseen error; its text could hold values."""
+    record.exc_info = None
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -70,9 +71,6 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     """Raises ConfigurationError before anything listens: a connector starts whole or not at all."""
     modules = policy_files.all_modules(settings.path(settings.policy_dir))
     purposes = policy_files.project_purposes()
-    catalogue = descriptors.load_catalog(
-        settings.path(settings.catalog_dir), policies=policy_files.policy_names(modules), purposes=purposes
-    )
     keys = file_keys.load(settings.path(settings.keys_dir), settings.participant_id)
     clock = SystemClock()
     state = settings.path(settings.state_dir)
@@ -80,7 +78,15 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     async with AsyncExitStack() as opened:
         engine = _engine(settings)
         opened.push_async_callback(engine.close)
-        await engine.load(modules)
+        loading = asyncio.create_task(engine.load(modules))  # tried in a process of its own meanwhile
+        opened.callback(loading.cancel)
+        catalogue = await asyncio.to_thread(
+            descriptors.load_catalog,
+            settings.path(settings.catalog_dir),
+            policies=policy_files.policy_names(modules),
+            purposes=purposes,
+        )
+        await loading
         store = _store(settings)
         await store.open()
         opened.push_async_callback(store.close)

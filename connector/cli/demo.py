@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from connector.cli.output import AsJson
-from connector.demo.population import DEFAULT_PERSONS, DEFAULT_SEED
+from connector.demo import DEFAULT_PERSONS, DEFAULT_SEED
 
 
 def demo(

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ParamSpec
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from connector.errors import ConnectorError
 from connector.model.person import PersonRole
@@ -22,9 +20,6 @@ P = ParamSpec("P")
 
 Folder = Annotated[Path, typer.Option("--folder", "-f", help="The participant's folder.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-
-_out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
 
 
 def client(
@@ -50,16 +45,21 @@ def guarded(command: Callable[P, None]) -> Callable[P, None]:
 
 
 def fail(error: ConnectorError, *, as_json: bool) -> None:
+    from rich.console import Console  # loaded where something is printed for people
+
     reasons = [{"code": r.code, "text": r.text, "source": r.source} for r in getattr(error, "reasons", ())]
     if as_json:
         body = {"error": error.code, "message": error.message, "mend": error.mend, "deniedBy": reasons}
         typer.echo(json.dumps(body), err=True)
     else:
-        _err.print(f"[red]{error.code}[/]: {error.message}", soft_wrap=True, markup=True)
+        people = Console(stderr=True, highlight=False)
+        people.print(f"[red]{error.code}[/]: {error.message}", soft_wrap=True, markup=True)
         for reason in reasons:
-            _err.print(f"  - {reason['text']} [dim]({reason['source'] or reason['code']})[/]", soft_wrap=True)
+            people.print(
+                f"  - {reason['text']} [dim]({reason['source'] or reason['code']})[/]", soft_wrap=True
+            )
         if error.mend:
-            _err.print(f"  {error.mend}", soft_wrap=True)
+            people.print(f"  {error.mend}", soft_wrap=True)
     raise typer.Exit(1)
 
 
@@ -68,9 +68,12 @@ def show(value: Any, *, as_json: bool, text: str) -> None:
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    from rich.console import Console
+    from rich.table import Table
+
     made = Table(title=title or None, title_justify="left", pad_edge=False)
     for column in columns:
         made.add_column(column, overflow="fold")  # an id that is cut short cannot be copied
     for row in rows:
         made.add_row(*("" if cell is None else str(cell) for cell in row))
-    _out.print(made)
+    Console(highlight=False).print(made)

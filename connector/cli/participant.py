@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from pathlib import Path
 from typing import Annotated
@@ -61,6 +62,7 @@ def init(
 
 def serve(folder: Folder = Here, as_json: AsJson = False) -> None:  # noqa: ARG001 - every command takes --json
     """Run the connector of this folder until it is told to stop."""
+    gc.disable()  # loading makes many objects and no garbage; asgi.serve turns it on again
     from connector.asgi import serve as run  # the server's weight is for the server
 
     run(folder)

@@ -19,6 +19,8 @@ from itertools import accumulate
 from random import Random
 from typing import Literal, NamedTuple, TypeVar
 
+from connector.demo import DEFAULT_PERSONS, DEFAULT_SEED
+
 _T = TypeVar("_T")
 
 Sex = Literal["F", "M"]
@@ -35,8 +37,6 @@ Benefit = Literal[
 LeaverStatus = Literal["outside", "working", "studying", "unknown"]
 ConsentState = Literal["given", "refused", "withdrawn"]
 
-DEFAULT_SEED = 2026
-DEFAULT_PERSONS = 30_000
 
 MONTHS: tuple[date, ...] = (date(2025, 11, 1), date(2025, 12, 1), *(date(2026, m, 1) for m in range(1, 11)))
 """The twelve months the registers cover, as first days, oldest first."""

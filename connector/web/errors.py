@@ -44,7 +44,7 @@ def status_of(error: errors.ConnectorError) -> int:
     return next((STATUS[c] for c in type(error).__mro__ if c in STATUS), 500)
 
 
-def problem(error: errors.ConnectorError) -> Response:
+def problem(error: errors.ConnectorError, scheme: str = "DPoP") -> Response:
     """Our own errors carry texts made for the caller; anything unforeseen never gets here."""
     status = status_of(error)
     body: dict[str, object] = {
@@ -65,17 +65,19 @@ def problem(error: errors.ConnectorError) -> Response:
         body["participant"] = participant
     if getattr(error, "retryable", False):
         body["retryable"] = True
-    headers = {"WWW-Authenticate": f'DPoP error="{error.code}", algs="ES256"'} if status == 401 else None
+    algorithms = ', algs="ES256"' if scheme == "DPoP" else ""
+    challenge = {"WWW-Authenticate": f'{scheme} error="{error.code}"{algorithms}'}
+    headers = challenge if status == 401 else None
     return JSONResponse(body, status_code=status, media_type=PROBLEM, headers=headers)
 
 
-async def on_connector_error(_request: Request, error: Exception) -> Response:
+async def on_connector_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.ConnectorError)
     if isinstance(error, errors.NotAuthenticated):
         _log.info("refused: %s", getattr(error.__cause__, "code", error.code))  # the caller learns less
     if status_of(error) == 500:
         _log.error("%s: %s", error.code, error.message)
-    return problem(error)
+    return problem(error, "Bearer" if request.url.path.startswith("/v1/") else "DPoP")
 
 
 async def on_unforeseen(_request: Request, error: Exception) -> Response:

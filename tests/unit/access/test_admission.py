@@ -66,6 +66,12 @@ async def another_consumers(agreed: Agreed) -> None:
         await tx.save_agreement(record(consumer="city"))
 
 
+async def ours_as_consumer(agreed: Agreed) -> None:
+    """The other way round: they are the provider, and we hold their agreement."""
+    turned = replace(record().agreement, assigner=CONSUMER, assignee="kela")
+    await agreed.change_agreement(agreement=turned, role=Role.CONSUMER)
+
+
 async def no_agreement(agreed: Agreed) -> None:
     await agreed.forget_agreement()
 
@@ -81,7 +87,7 @@ async def denied(agreed: Agreed) -> None:
 LIVE = {
     "unknown agreement": (no_agreement, "agreement_unknown"),
     "somebody else's agreement": (another_consumers, "agreement_unknown"),
-    "we are its consumer": (spoil("agreement", role=Role.CONSUMER), "agreement_unknown"),
+    "we are its consumer": (ours_as_consumer, "agreement_unknown"),
     "agreement ended": (spoil("agreement", state=AgreementState.TERMINATED), "agreement_terminated"),
     "agreement not final": (spoil("agreement", state=AgreementState.PENDING), "agreement_not_final"),
     "terms lost": (spoil("agreement", terms=None), "dataset_unavailable"),

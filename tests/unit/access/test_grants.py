@@ -197,6 +197,37 @@ async def test_a_stream_that_was_decided_before_and_registers_after_learns_of_it
         assert watch.moved
 
 
+async def test_what_one_stream_learned_outlives_it(world: World) -> None:
+    """The stream that ran when the consent was withdrawn is over; one decided before that begins now."""
+    old = await world.load("g1")
+    with world.board.watch(old, lambda: None):
+        await world.change()
+    with world.board.watch(old, lambda: None) as watch:
+        assert watch.moved
+
+
+async def test_a_write_that_is_slow_to_stop_is_waited_for(world: World) -> None:
+    """Cancelled is not yet over: bytes may be on their way to the transport until the write is left."""
+    seen, writing, over = await world.load("g1"), asyncio.Event(), asyncio.Event()
+
+    async def write() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        with world.board.watch(seen, task.cancel) as watch, watch.writing():
+            writing.set()
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+                over.set()
+
+    slow = asyncio.create_task(write())
+    await writing.wait()
+    await world.change()
+    assert over.is_set()
+    await asyncio.wait([slow])
+
+
 async def test_a_stuck_write_is_cancelled_within_the_patience(world: World) -> None:
     """A reader that does not read delays a withdrawal by 150 ms at most, and loses its stream."""
     stuck = world.stream(seconds=None)

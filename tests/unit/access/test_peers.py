@@ -55,6 +55,7 @@ class Client:
     answers: list[Any] = field(default_factory=list)
     asked: list[dict[str, Any]] = field(default_factory=list)
     left: int = 0
+    read: int = 0
 
     def _next(self, **asked: Any) -> PeerResponse:
         self.asked.append(asked)
@@ -76,6 +77,7 @@ class Client:
 
         async def chunks() -> AsyncIterator[bytes]:
             for start in range(0, len(answer.body), 1_000):
+                self.read += 1_000
                 yield answer.body[start : start + 1_000]
 
         try:
@@ -269,8 +271,10 @@ async def test_strangers_words_are_short_and_inert() -> None:
 
 async def test_an_endless_error_body_is_not_read_to_its_end() -> None:
     """64 KB are enough to say no."""
-    for error in await Asking((403, b'{"detail": "' + b"x" * 5_000_000)).both(PeerRefused):
+    asking = Asking((403, b'{"detail": "' + b"x" * 5_000_000))
+    for error in await asking.both(PeerRefused):
         assert str(error) == "kela: answered 403"
+    assert asking.client.read < 70_000
 
 
 @pytest.mark.parametrize("status", [408, 425, 429, 500, 502, 503, 504])

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from connector.adapters.postgres_store import PostgresStore
+from connector.adapters.sql.store import SqlStore
 from connector.adapters.sqlite_store import SqliteStore
 from connector.control_plane.consent import EVENT_GIVEN, EVENT_WITHDRAWN, IMPORT_BATCH, ConsentGiven
 from connector.errors import Conflict, ConnectorError, NotFound, RequestInvalid, Unavailable
@@ -23,6 +25,7 @@ from connector.ports import GrantSelector
 from tests.agreed import CONSUMER, PERSONS, PURPOSE, Agreed, answer
 from tests.clocks import START, ManualClock
 from tests.fakes import MemoryStore, MemoryTransaction
+from tests.parts.postgres import fresh_database
 from tests.ports.examples import grant
 
 GIVEN, REFUSED, WITHDRAWN = ConsentState.GIVEN, ConsentState.REFUSED, ConsentState.WITHDRAWN
@@ -435,17 +438,64 @@ async def test_two_withdrawals_at_once_are_one(tmp_path: Path) -> None:
         assert len(record.events) == 2
 
 
-async def test_two_first_answers_at_once_make_one_record(tmp_path: Path) -> None:
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def two_processes(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Agreed, Agreed]]:
+    """Two connectors' worth of register over one database."""
+    stores: list[SqlStore]
+    if request.param == "sqlite":
+        stores = [SqliteStore(tmp_path / "connector.sqlite") for _ in range(2)]
+    else:
+        dsn = fresh_database(request.getfixturevalue("postgres_server"))
+        stores = [PostgresStore(dsn) for _ in range(2)]
+    for store in stores:
+        await store.open()
+    here, there = Agreed(stores[0]), Agreed(stores[1])
+    there.subjects = there.consents._subjects = here.subjects
+    there.consents._new_id = lambda: f"there-{here.new_id()}"
+    try:
+        yield here, there
+    finally:
+        for store in stores:
+            await store.close()
+
+
+async def test_two_first_answers_at_once_make_one_record(two_processes: tuple[Agreed, Agreed]) -> None:
     """The portal and the desk at the same moment, in two processes: one question, one open record."""
-    async with sqlite(tmp_path) as here, sqlite(tmp_path) as there:
-        there.subjects = there.consents._subjects = here.subjects
-        there.consents._new_id = lambda: f"there-{here.new_id()}"
-        results = await asyncio.gather(
-            *(d.consents.record(answer(ANNA)) for d in (here, there) * 3), return_exceptions=True
-        )
-        assert sum(isinstance(r, ConsentRecord) for r in results) == 1
-        assert sum(isinstance(r, Conflict) for r in results) == 5
-        assert len(await records(here)) == 1
+    here, there = two_processes
+    results = await asyncio.gather(
+        *(d.consents.record(answer(ANNA)) for d in (here, there) * 3), return_exceptions=True
+    )
+    assert sum(isinstance(r, ConsentRecord) for r in results) == 1
+    assert sum(isinstance(r, Conflict) for r in results) == 5
+    assert len(await records(here)) == 1
+
+
+async def test_a_withdrawal_and_an_answer_at_once(two_processes: tuple[Agreed, Agreed]) -> None:
+    """Whoever comes second sees what the first did; in no order is anybody shown after both."""
+    here, there = two_processes
+    await here.consents.record(answer(ANNA))
+    (made,) = await records(here)
+    results = await asyncio.gather(
+        here.consents.withdraw(made.id),
+        there.consents.record(answer(ANNA, REVOKED)),
+        return_exceptions=True,
+    )
+    assert sorted(type(r).__name__ for r in results) == ["Conflict", "ConsentRecord"]
+    assert await shown(here) == await shown(there) == set()
+
+
+async def test_imports_about_the_same_people_at_once(two_processes: tuple[Agreed, Agreed]) -> None:
+    """Two batches that lock the same questions in another order do not wait for each other for ever."""
+    here, there = two_processes
+    purposes = ["a", "b", "c"]
+    mine = [answer(p, purpose=purpose) for purpose in purposes for p in PERSONS[:2]]
+    yours = [answer(p, purpose=purpose) for purpose in reversed(purposes) for p in PERSONS[2:]]
+    async with asyncio.timeout(20):
+        taken = await asyncio.gather(here.consents.import_answers(mine), there.consents.import_answers(yours))
+    assert taken == [6, 6]
+    assert (await here.consents.valid_set("a", CONSUMER)).keys == set(PERSONS)
 
 
 # --- events ---------------------------------------------------------------------------------------------

@@ -113,6 +113,8 @@ class Pushing:
             catalogue=lambda: agreed.datasets,
             subjects=agreed.subjects,
         )
+        self.meanwhile: Callable[[], Awaitable[None]] | None = None
+        """What happens while a batch is made ready."""
         self._tasks: list[asyncio.Task[None]] = []
         self.disclosed: list[tuple[str, frozenset[str], int]] = []
 
@@ -121,6 +123,8 @@ class Pushing:
         return "ledger"
 
     async def _names(self, pseudonym: Pseudonym, ids: Sequence[str]) -> Sequence[str]:
+        if ids and self.meanwhile is not None:
+            await self.meanwhile()
         made = Pseudonymiser(KEY, pseudonym.domain, invertible=pseudonym.invertible).apply(ids)
         return [name or "" for name in made]
 
@@ -504,6 +508,24 @@ async def test_the_barrier_cuts_a_push_and_its_batch_is_decided_anew(pushing: Pu
     assert "interrupted" in outcomes
     epochs = [leaf.epoch for leaf in pushing.leaves(AuditEvent.EVENTS_DELIVERED)]
     assert epochs == sorted(epochs, key=lambda e: e or 0)
+
+
+async def test_withdrawn_while_a_batch_is_made_ready(pushing: Pushing) -> None:
+    """What was made ready under the old decision is made ready anew, without the person."""
+    pushing.start()
+    await consenting(pushing, ANNA, BEN)
+    (made,) = await pushing.agreed.consents.records_of(ANNA)
+
+    async def withdraw() -> None:
+        pushing.meanwhile = None
+        await pushing.agreed.consents.withdraw(made.id)
+
+    pushing.meanwhile = withdraw
+    await pushing.publish(ANNA, BEN)
+    await pushing.arrived(2)
+    await pushing.settled()
+    assert pushing.gateway.names() == [pushing.name(BEN)]
+    assert pushing.gateway.names(EVENT_WITHDRAWN) == [pushing.name(ANNA)]
 
 
 async def test_withdrawn_between_two_batches(pushing: Pushing) -> None:
