@@ -1,4 +1,4 @@
-"""What every test may ask for: the real parts (OPA, Kafka, PostgreSQL) as fixtures, and one run of the demo."""
+"""What every test may ask for: the real parts (OPA, Kafka, PostgreSQL), and one run of the demo."""
 
 from __future__ import annotations
 
