@@ -169,7 +169,7 @@ class StoreContract:
     async def test_what_was_committed_is_there_after_reopening(
         self, new_store: NewStore, store: SqlStore
     ) -> None:
-        """Issue 3, durability: nothing lives in memory only."""
+        """Protocol, durability: nothing lives in memory only."""
         async with store.transaction() as transaction:
             await transaction.save_negotiation(negotiation())
             await transaction.enqueue(message("m1"))
@@ -214,7 +214,7 @@ class StoreContract:
             assert await transaction.negotiation(first.pid) == agreed
 
     async def test_of_concurrent_writers_exactly_one_wins(self, store: SqlStore) -> None:
-        """Issue 3: replicas share one store; a state is left once."""
+        """Protocol: replicas share one store; a state is left once."""
         async with store.transaction() as transaction:
             held = await transaction.save_negotiation(negotiation())
 
@@ -261,7 +261,7 @@ class StoreContract:
                 assert await transaction.transfer_by_peer(counter_party, peer_pid) is None
 
     async def test_negotiations_come_in_pages(self, store: SqlStore) -> None:
-        """Issue 3: the operator's API lists what waits; by pid in the order of its bytes."""
+        """Protocol: the operator's API lists what waits; by pid in the order of its bytes."""
         pids = ["B", "a", "ä", "z", "€"]
         async with store.transaction() as transaction:
             for pid in reversed(pids):
@@ -279,7 +279,7 @@ class StoreContract:
         assert [n.pid for n in moving] == ["B", "ä"]
 
     async def test_transfers_of_an_agreement(self, store: SqlStore) -> None:
-        """Issue 3: ending an agreement ends its transfers."""
+        """Protocol: ending an agreement ends its transfers."""
         async with store.transaction() as transaction:
             one = await transaction.save_transfer(transfer("t1", agreement_id="a1"))
             two = await transaction.save_transfer(transfer("t2", agreement_id="a2"))
@@ -307,7 +307,7 @@ class StoreContract:
     # --- outbox ---
 
     async def test_messages_of_a_process_leave_one_by_one_in_order(self, store: SqlStore) -> None:
-        """Issue 3: per-process order; one process does not hold another up."""
+        """Protocol: per-process order; one process does not hold another up."""
         await enqueue(
             store,
             message("a1", process_pid="a"),
@@ -324,14 +324,14 @@ class StoreContract:
     async def test_a_message_is_not_due_before_its_time_and_holds_later_ones_back(
         self, store: SqlStore
     ) -> None:
-        """Issue 3: backoff of the first message must not let the second overtake it."""
+        """Protocol: backoff of the first message must not let the second overtake it."""
         later = NOW + timedelta(minutes=5)
         await enqueue(store, message("a1", due_at=later), message("a2"))
         assert await due(store, at=later - timedelta(microseconds=1)) == []
         assert [each.id for each in await due(store, at=later)] == ["a1"]
 
     async def test_a_lease_that_runs_out_frees_the_message(self, store: SqlStore) -> None:
-        """Issue 3: a worker that was killed while sending; the message keeps its id."""
+        """Protocol: a worker that was killed while sending; the message keeps its id."""
         await enqueue(store, message("m1"))
         assert [each.id for each in await due(store, worker="dead", lease_seconds=0.15)] == ["m1"]
         assert await due(store, worker="alive") == []
@@ -339,7 +339,7 @@ class StoreContract:
         assert [each.id for each in await due(store, worker="alive")] == ["m1"]
 
     async def test_a_postponed_message_counts_its_attempts(self, store: SqlStore) -> None:
-        """Issue 3: exponential backoff needs the number, the operator the reason; the lease ends."""
+        """Protocol: exponential backoff needs the number, the operator the reason; the lease ends."""
         await enqueue(store, message("m1"))
         await due(store)
         retry_at = NOW + timedelta(seconds=2)
@@ -350,7 +350,7 @@ class StoreContract:
         assert again == message("m1", due_at=retry_at, attempts=1, last_error="503")
 
     async def test_abandoning_takes_the_later_messages_along(self, store: SqlStore) -> None:
-        """Issue 3: given up loudly; what came after it would make no sense to the peer. A new message
+        """Protocol: given up loudly; what came after it would make no sense to the peer. A new message
         (the termination) is not held back."""
         await enqueue(
             store, *(message(name, process_pid=name[0]) for name in ("a1", "a2", "b1")), message("a3")
@@ -368,7 +368,7 @@ class StoreContract:
         assert await due(store) == []
 
     async def test_replicas_never_lease_the_same_message(self, store: SqlStore) -> None:
-        """Issue 3: leases so that several replicas share one store."""
+        """Protocol: leases so that several replicas share one store."""
         names = [f"m{number:03}" for number in range(60)]
         await enqueue(store, *(message(name, process_pid=name) for name in names))
         leased: list[str] = []
@@ -566,7 +566,7 @@ class StoreContract:
     async def test_what_could_not_be_read_again_is_refused(
         self, store: SqlStore, document: dict[str, Any]
     ) -> None:
-        """Issue 3, bad input: a peer's document is a typed error, never a row that poisons its process."""
+        """Protocol, bad input: a peer's document is a typed error, never a row that poisons its process."""
         if "deep" in document:
             for _ in range(230):
                 document = {"deep": document}
@@ -576,7 +576,7 @@ class StoreContract:
 
     @pytest.mark.parametrize("pid", ["\0", "n\0x", "\ud800", "x" * 20_000, "'; drop table grants; --"])
     async def test_hostile_ids_find_nothing_and_break_nothing(self, store: SqlStore, pid: str) -> None:
-        """Issue 3, bad input: ids come from a peer's URL; the answer is "unknown" or a typed refusal."""
+        """Protocol, bad input: ids come from a peer's URL; the answer is "unknown" or a typed refusal."""
         with suppress(RequestInvalid):
             async with store.transaction() as transaction:
                 assert await transaction.negotiation(pid) is None
@@ -610,7 +610,7 @@ class StoreContract:
             await late.ping()
 
     async def test_an_older_schema_is_brought_forward_with_its_data(self, new_store: NewStore) -> None:
-        """Issue 3: schema migrations forward-tested, from the first version on."""
+        """Protocol: schema migrations forward-tested, from the first version on."""
         old = new_store()
         first, *rest = migrations(old.database.dialect, "store")
         assert rest
@@ -654,7 +654,7 @@ class StoreContract:
         await blocked.database.close()
 
     async def test_replicas_that_start_together_migrate_once(self, new_store: NewStore) -> None:
-        """Issue 3: replicas over one store are started by one command."""
+        """Protocol: replicas over one store are started by one command."""
         stores = [new_store() for _ in range(4)]
         await asyncio.gather(*(each.open() for each in stores))
         for each in stores:

@@ -86,7 +86,7 @@ class EventBusContract:
     async def test_what_several_tasks_publish_keeps_its_order_per_key(
         self, bus: EventBus, new_bus: NewBus, topic: str
     ) -> None:
-        """Issue 7: in order per key, nothing lost, from several tasks and processes at once."""
+        """Events: in order per key, nothing lost, from several tasks and processes at once."""
 
         async def publish(bus: EventBus, subject: str) -> None:
             for number in range(0, 30, 3):
@@ -145,7 +145,7 @@ class EventBusContract:
             assert ids(await subscription.poll(timeout_seconds=0.05)) == []
 
     async def test_a_poll_is_bounded_in_events_and_in_time(self, bus: EventBus, topic: str) -> None:
-        """Issue 7: backpressure instead of memory; an idle topic blocks nobody."""
+        """Events: backpressure instead of memory; an idle topic blocks nobody."""
         async with bus.subscribe(topic, "g") as subscription:
             begun = time.monotonic()
             assert ids(await subscription.poll(timeout_seconds=0.1)) == []
@@ -162,7 +162,7 @@ class EventBusContract:
             assert ids(taken) == [f"e{n:02}" for n in range(25)]
 
     async def test_a_waiting_poll_is_woken(self, bus: EventBus, topic: str) -> None:
-        """Issue 7: the stop signal is an event; it must not wait for the poll's end."""
+        """Events: the stop signal is an event; it must not wait for the poll's end."""
         await bus.publish(topic, [event("first")])
         async with bus.subscribe(topic, "g") as subscription:
             await take(subscription, 1)
@@ -283,7 +283,7 @@ class EventLogContract(EventBusContract):
     async def test_a_member_that_died_is_replaced_when_its_lease_runs_out(
         self, stores: Callable[[], Awaitable[SqlStore]]
     ) -> None:
-        """Issue 7: resumes after any crash; who lost the lease can neither receive nor commit."""
+        """Events: resumes after any crash; who lost the lease can neither receive nor commit."""
         first_store, second_store = await stores(), await stores()
         await log_of(first_store).publish("consent", [event("e1"), event("e2"), event("e3")])
         async with log_of(first_store).subscribe("consent", "g"):
@@ -382,7 +382,7 @@ class TestEventLogOnPostgres(EventLogContract):
     async def test_after_a_restore_into_another_cluster_offsets_go_on(
         self, stores: Callable[[], Awaitable[SqlStore]]
     ) -> None:
-        """Issue 7, backup and restore: transaction numbers begin anew, committed offsets do not."""
+        """Events, backup and restore: transaction numbers begin anew, committed offsets do not."""
         store = await stores()
         far_ahead = (10**12) * 2**20
         async with store.database.connect() as connection:
@@ -442,7 +442,7 @@ class TestKafka(EventBusContract):
     async def test_a_foreign_record_is_said_and_passed(
         self, bus: EventBus, topic: str, kafka_server: KafkaServer
     ) -> None:
-        """Issue 7: a record that is no event neither ends the subscription nor disappears in silence."""
+        """Events: a record that is no event neither ends the subscription nor disappears in silence."""
         await bus.publish(topic, [event("e1")])
         async with AIOKafkaProducer(bootstrap_servers=kafka_server.bootstrap_servers) as producer:
             await producer.send_and_wait(topic, b"060694-952X", headers=[("ce_id", b"x")])
@@ -464,7 +464,7 @@ class TestKafka(EventBusContract):
     async def test_keys_keep_their_order_over_several_partitions(
         self, kafka_server: KafkaServer, topic: str
     ) -> None:
-        """Issue 7: in order per key where a topic has more partitions; a commit covers all before it."""
+        """Events: in order per key where a topic has more partitions; a commit covers all before it."""
         bus = KafkaBus(kafka_server.bootstrap_servers, partitions=3)
         sent = [event(f"{n:02}-s{n % 5}", subject=f"s{n % 5}") for n in range(40)]
         await bus.publish(topic, sent)
@@ -480,7 +480,7 @@ class TestKafka(EventBusContract):
         await bus.close()
 
     async def test_a_broker_that_is_away_is_unavailable(self, topic: str) -> None:
-        """Issue 7: worth a retry; nothing is left running, and no address is in the text."""
+        """Events: worth a retry; nothing is left running, and no address is in the text."""
         bus = KafkaBus("127.0.0.1:1", request_timeout_seconds=1)
         for attempt in (bus.publish(topic, [event("e1")]), bus.ping()):
             with pytest.raises(Unavailable) as caught:
@@ -492,7 +492,7 @@ class TestKafka(EventBusContract):
         await bus.close()
 
     async def test_a_topic_that_kafka_cannot_name_is_a_mistake(self, bus: EventBus) -> None:
-        """Issue 7: said at once, not at the first event that gets lost."""
+        """Events: said at once, not at the first event that gets lost."""
         with pytest.raises(ConfigurationError):
             await bus.publish("consent withdrawn!", [event("e1")])
 

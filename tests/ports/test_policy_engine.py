@@ -106,7 +106,7 @@ async def allowed(engine: PolicyEngine, package: str, document: Mapping[str, Any
 
 class TestPolicyEngine:
     async def test_decisions(self, engine: PolicyEngine) -> None:
-        """Issue 2, ports and twins: the same table of decisions on both engines, reasons included."""
+        """Skeleton, ports and twins: the same table of decisions on both engines, reasons included."""
         wrong = {}
         for case in CASES:
             request = ask(case.dataset, case.offer, case.stage, **changes_of(case))
@@ -237,7 +237,7 @@ class TestPolicyEngine:
     async def test_a_bad_policy_is_refused_by_its_place_and_the_old_stay(
         self, make: Make, text: str, line: int, said: str
     ) -> None:
-        """Issue 2, bad input: file:line and what is wrong; nothing in force changes."""
+        """Skeleton, bad input: file:line and what is wrong; nothing in force changes."""
         engine = make()
         good = {"policies/good.rego": own('decision := {"allow": true}', "good")}
         await engine.load(good)
@@ -251,7 +251,7 @@ class TestPolicyEngine:
         assert await allowed(engine, "dataspace.policies.good", asked())
 
     async def test_a_policy_that_takes_too_long_is_refused(self, make: Make) -> None:
-        """Issue 2, bad input: the process does not hang; the policies in force stay."""
+        """Skeleton, bad input: the process does not hang; the policies in force stay."""
         engine = make(hasty=True)
         await engine.load({"policies/local.rego": ALLOW})
         slow = own(
@@ -420,7 +420,7 @@ async def test_an_opa_that_is_not_there_is_unavailable() -> None:
 
 @pytest.mark.parametrize("url", ["", "opa:8181", "http://", "http://opa:8181/v1", "ftp://opa"])
 def test_the_url_of_an_opa_is_a_base_url(url: str) -> None:
-    """Issue 2, settings: a wrong one is named, with the mend."""
+    """Skeleton, settings: a wrong one is named, with the mend."""
     with pytest.raises(ConfigurationError) as raised:
         OpaEngine(url)
     assert raised.value.where == "opa_url"

@@ -26,7 +26,7 @@ def opa(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_policy_passes_its_own_tests(opa_server: OpaServer) -> None:
-    """Issue 2: policies each with `_test.rego`; `opa test` runs them, and they reach nearly every line."""
+    """Skeleton: policies each with `_test.rego`; `opa test` runs them, and they reach nearly every line."""
     ran = opa("test", "--coverage", "--format", "json", *SOURCES)
     report = json.loads(ran.stdout)
     assert ran.returncode == 0, ran.stdout
@@ -36,13 +36,13 @@ def test_every_policy_passes_its_own_tests(opa_server: OpaServer) -> None:
 
 
 def test_policies_are_strict_and_fit_the_schemas(opa_server: OpaServer) -> None:
-    """Issue 5: the JSON Schemas of decision input and output are what `opa check` uses."""
+    """Policy and consent: the JSON Schemas of decision input and output are what `opa check` uses."""
     checked = opa("check", "--strict", "--schema", "docs/schemas", *SOURCES)
     assert checked.returncode == 0, checked.stderr
 
 
 def test_the_schemas_find_a_misspelt_field(opa_server: OpaServer, tmp_path: Path) -> None:
-    """Issue 5: what `opa check` with the schema is good for."""
+    """Policy and consent: what `opa check` with the schema is good for."""
     text = (ROOT / "examples/policies/outreach.rego").read_text(encoding="utf-8")
     bad = tmp_path / "outreach.rego"
     bad.write_text(text.replace("input.consumer.sector", "input.consumer.sektor"), encoding="utf-8")
@@ -60,7 +60,7 @@ def test_policies_are_formatted(opa_server: OpaServer) -> None:
     "source", sorted(f for s in SOURCES for f in (ROOT / s).glob("*.rego")), ids=lambda f: f.name
 )
 def test_every_policy_has_tests(source: Path) -> None:
-    """Issue 2: each with its `_test.rego`."""
+    """Skeleton: each with its `_test.rego`."""
     name = source.name.removesuffix("_test.rego").removesuffix(".rego")
     assert (source.parent / f"{name}_test.rego").is_file()
     assert (source.parent / f"{name}.rego").is_file()

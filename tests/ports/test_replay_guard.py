@@ -51,7 +51,7 @@ class ReplayGuardContract:
     async def test_claims_hold_over_restarts_and_processes(
         self, guard: SqlReplayGuard, new_guard: NewGuard, clock: ManualClock
     ) -> None:
-        """Issue 2: single use survives a restart; issue 3: and holds over all replicas."""
+        """Skeleton: single use survives a restart; Protocol: and holds over all replicas."""
         assert await guard.claim("proof", "a", expires_at=SOON)
         other = new_guard(clock)
         await other.open()

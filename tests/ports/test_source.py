@@ -77,7 +77,7 @@ class TestSource:
             assert found == {physical(f): f.type for f in FIELDS}
 
     async def test_every_type_arrives_as_ours(self, source: Source) -> None:
-        """Issue 6: one schema over all sources, whatever the engine's own types; instants in UTC."""
+        """Query: one schema over all sources, whatever the engine's own types; instants in UTC."""
         query = select(source, *(f.name for f in FIELDS))
         table = await read(source, query)
         assert table.schema == arrow_schema(FIELDS)
@@ -85,21 +85,21 @@ class TestSource:
         assert table.schema.field("seen").type == pa.timestamp("us", "UTC")
 
     async def test_unicode_and_empty_text_survive(self, source: Source) -> None:
-        """Issue 2, real data: names and texts in any script; the empty text is not an absent one."""
+        """Skeleton, real data: names and texts in any script; the empty text is not an absent one."""
         table = await read(source, select(source, "area", "note", "hetu", where=""))
         (found,) = [r for r in table.to_pylist() if r["hetu"] == ROWS[20]["hetu"]]
         assert found["area"] == UNICODE
         assert found["note"] == ""
 
     async def test_absent_values_are_null(self, source: Source) -> None:
-        """Issue 6: NULL stays NULL in every type."""
+        """Query: NULL stays NULL in every type."""
         table = await read(source, select(source, *(f.name for f in FIELDS)))
         (found,) = [r for r in table.to_pylist() if r["hetu"] == ROWS[21]["hetu"]]
         assert found == ROWS[21]
 
     @pytest.mark.parametrize("batch_rows", [1, 7, 1000])
     async def test_batches_are_bounded(self, source: Source, batch_rows: int) -> None:
-        """Issue 6, bounded: no batch is larger than asked, and together they are everything."""
+        """Query, bounded: no batch is larger than asked, and together they are everything."""
         query = select(source, "hetu")
         batches = [b async for b in source.execute(query, batch_rows=batch_rows)]
         assert all(0 < b.num_rows <= batch_rows for b in batches)
@@ -130,7 +130,7 @@ class TestSource:
         ],
     )
     async def test_parameters_of_every_type(self, source: Source, column: str, value: Any) -> None:
-        """Issue 6: a literal compares as its column's type on every engine."""
+        """Query: a literal compares as its column's type on every engine."""
         field = next(f for f in FIELDS if f.name == column)
         dialect = dialect_named(source.dialect)
         left = dialect.column(f"b.{quoted(physical(field))}", field.type)
@@ -174,7 +174,7 @@ class TestSource:
     async def test_cancelling_a_running_statement_frees_the_engine(
         self, source: Source, place: tuple[str, str]
     ) -> None:
-        """Issue 6: cancel within a second of the client leaving, also before the first row."""
+        """Query: cancel within a second of the client leaving, also before the first row."""
         task = asyncio.create_task(read(source, endless(source, rows=False)))
         await asyncio.sleep(0.3)
         assert not task.done()
@@ -250,7 +250,7 @@ class TestSource:
     async def test_a_missing_register_fails_without_its_place(
         self, place: tuple[str, str], caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Issue 2: SourceUnavailable with no path, DSN or engine text in it."""
+        """Skeleton: SourceUnavailable with no path, DSN or engine text in it."""
         kind, location = place
         if kind == "postgres":
             missing = location.rsplit("/", 1)[0] + "/nowhere_4711"
@@ -291,7 +291,7 @@ async def no_statement_runs(dsn: str, within_seconds: float = 1.0) -> None:
 
 
 class TestPostgresRole:
-    """Issue 6: a source role that can write is refused."""
+    """Query: a source role that can write is refused."""
 
     @pytest.mark.parametrize(
         "right", ["INSERT", "UPDATE", "DELETE", "TRUNCATE", "UPDATE (area)", "superuser"]

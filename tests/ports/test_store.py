@@ -55,13 +55,13 @@ class TestSqliteStore(StoreContract):
     @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     async def test_what_is_read_equals_what_was_written(self, store: SqlStore, data: st.DataObject) -> None:
-        """Issue 3: both sides store the same bytes; an agreement's document, operands and masks come back as
+        """Protocol: both sides store the same bytes; an agreement's document, operands and masks come back as
         they were, types included (1, 1.0, true and "1" differ)."""
         with pytest.raises(RollBack):
             await check_round_trips(store, data)
 
     async def test_its_files_are_for_their_owner_only(self, store: SqlStore, path: Path) -> None:
-        """Issue 2: agreements and encrypted ids are in the file, whatever the umask says."""
+        """Skeleton: agreements and encrypted ids are in the file, whatever the umask says."""
         async with store.transaction() as transaction:
             await transaction.put_value("k", {})
         assert modes_in(path.parent) == dict.fromkeys(("store.db", "store.db-shm", "store.db-wal"), 0o600)
@@ -69,7 +69,7 @@ class TestSqliteStore(StoreContract):
     async def test_a_file_that_was_open_to_others_is_closed_to_them(
         self, readable_file: Path, store: SqlStore
     ) -> None:
-        """Issue 2: also a file that somebody restored from a backup."""
+        """Skeleton: also a file that somebody restored from a backup."""
         assert modes_in(readable_file.parent)["store.db"] == 0o600
 
     async def test_commits_are_synced_within_10_ms_many_at_once(self, path: Path) -> None:
@@ -165,14 +165,14 @@ class TestSqliteStore(StoreContract):
 
     @pytest.mark.parametrize("content", [b"this is no database", b"SQLite format 3\0" + b"\xff" * 4096])
     def test_a_file_that_is_no_database_is_the_operators_mistake(self, path: Path, content: bytes) -> None:
-        """Issue 2: bad files fail at the start, with the path, and are left as they are."""
+        """Skeleton: bad files fail at the start, with the path, and are left as they are."""
         path.write_bytes(content)
         with pytest.raises(ConfigurationError, match=r"store\.db"):
             asyncio.run(SqliteStore(path).open())
         assert path.read_bytes() == content
 
     async def test_a_folder_that_is_missing_is_the_operators_mistake(self, tmp_path: Path) -> None:
-        """Issue 2: bad settings fail at the start, with the path."""
+        """Skeleton: bad settings fail at the start, with the path."""
         with pytest.raises(ConfigurationError, match="nowhere"):
             await SqliteStore(tmp_path / "nowhere" / "store.db").open()
 
@@ -204,13 +204,13 @@ class TestPostgresStore(StoreContract):
     @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(data=st.data())
     async def test_what_is_read_equals_what_was_written(self, store: SqlStore, data: st.DataObject) -> None:
-        """Issue 3: both sides store the same bytes; an agreement's document, operands and masks come back as
+        """Protocol: both sides store the same bytes; an agreement's document, operands and masks come back as
         they were, types included (1, 1.0, true and "1" differ)."""
         with pytest.raises(RollBack):
             await check_round_trips(store, data)
 
     async def test_it_recovers_when_its_connections_are_cut(self, store: SqlStore, dsn: str) -> None:
-        """Issue 3: PostgreSQL restarted under the connector; what was under way is rolled back."""
+        """Protocol: PostgreSQL restarted under the connector; what was under way is rolled back."""
         async with store.transaction() as transaction:
             await transaction.put_value("kept", {})
         other = await asyncpg.connect(dsn)
@@ -239,7 +239,7 @@ class TestPostgresStore(StoreContract):
     async def test_a_refused_login_is_the_operators_mistake_and_shows_no_secret(
         self, dsn: str, wrong: str
     ) -> None:
-        """Issue 2: no secrets in error texts."""
+        """Skeleton: no secrets in error texts."""
         with pytest.raises(ConfigurationError) as caught:
             await PostgresStore(wrong.format(place=dsn.rpartition("@")[2])).open()
         for secret in ("hunter2", "nobody", "127.0.0.1", dsn.rpartition("/")[2]):
@@ -248,20 +248,20 @@ class TestPostgresStore(StoreContract):
 
     @pytest.mark.parametrize("dsn", ["mysql://root@localhost/x", "postgresql://a:b@host:port/x", "nonsense"])
     async def test_a_dsn_that_is_none_is_the_operators_mistake(self, dsn: str) -> None:
-        """Issue 2: bad settings fail at the start, without showing them."""
+        """Skeleton: bad settings fail at the start, without showing them."""
         with pytest.raises(ConfigurationError) as caught:
             await PostgresStore(dsn).open()
         assert dsn not in str(caught.value)
 
     async def test_a_server_that_is_away_is_unavailable(self) -> None:
-        """Issue 3: worth a retry; without the DSN in the text."""
+        """Protocol: worth a retry; without the DSN in the text."""
         with pytest.raises(Unavailable) as caught:
             await PostgresStore("postgresql://u:hunter2@127.0.0.1:1/x").open()
         assert "hunter2" not in str(caught.value)
         assert "127.0.0.1" not in str(caught.value)
 
     async def test_more_transactions_than_connections_wait_their_turn(self, dsn: str) -> None:
-        """Issue 3: a burst is served, not refused."""
+        """Protocol: a burst is served, not refused."""
         store = PostgresStore(dsn, connections=2)
         await store.open()
 

@@ -1,4 +1,4 @@
-"""The HTTPS binding: paths, status codes, typed errors, limits (dsp.md 1.3 to 1.13; issue 3, bad input)."""
+"""The HTTPS binding: paths, status codes, typed errors, limits (dsp.md 1.3 to 1.13; Protocol, bad input)."""
 
 from __future__ import annotations
 
@@ -260,7 +260,7 @@ ATTEMPT = st.tuples(
 @settings(max_examples=25, deadline=None)
 @given(st.lists(ATTEMPT, min_size=5, max_size=20))
 async def test_no_input_is_an_error_of_ours(attempts: list[Any]) -> None:
-    """Issue 3: a fuzz over all DSP routes finds no 5xx and no 422, and every refusal is typed."""
+    """Protocol: a fuzz over all DSP routes finds no 5xx and no 422, and every refusal is typed."""
     pair = connected()
     await pair.ask()
     await pair.consumer.worker.step(limit=9)

@@ -1,4 +1,4 @@
-"""Our messages against the schemas that the specification publishes (issue 3: every message validated)."""
+"""Our messages against the schemas that the specification publishes (Protocol: every message validated)."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ def rows(text: str) -> set[tuple[str, str, Role, str]]:
 
 
 def test_the_negotiation_table_is_the_specifications() -> None:
-    """DSP 2025-1 §7.3.1; issue 3: the table equals the specification's diagram."""
+    """DSP 2025-1 §7.3.1; Protocol: the table equals the specification's diagram."""
     table = {
         (str(state or "-"), kind, by, str(to))
         for state, moves in negotiation.TABLE.items()
@@ -80,6 +80,6 @@ def test_final_states_are_those_without_a_way_out() -> None:
 
 
 def test_the_docs_show_these_tables() -> None:
-    """Issue 3: state diagrams in the docs are drawn from the tables."""
+    """Protocol: state diagrams in the docs are drawn from the tables."""
     shown = Path(__file__).parents[2] / "docs" / "state-machines.md"
     assert shown.read_text() == document(), "run: python -m connector.dsp.diagrams > docs/state-machines.md"

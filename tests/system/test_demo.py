@@ -1,4 +1,4 @@
-"""The main job, end to end (issue: skeleton): every claim the demo makes is checked by the demo itself."""
+"""The main job, end to end: every claim the demo makes is checked by the demo itself."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ def test_instants_are_written_in_utc() -> None:
 
 
 async def test_what_is_recorded_can_be_read_back_whole() -> None:
-    """Issue 2: the final shape of the audit leaf; parse is the inverse of canonical."""
+    """Skeleton: the final shape of the audit leaf; parse is the inverse of canonical."""
     log = ListLog()
     receipt = await auditor(log).record(
         AuditEvent.QUERY_DECIDED,

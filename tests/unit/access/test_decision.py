@@ -205,7 +205,7 @@ async def test_a_limit_that_nothing_applies_is_a_denial(employment: World) -> No
 
 
 async def test_an_agreement_keeps_its_terms(employment: World) -> None:
-    """Issue 2, data shapes: the snapshot at signing decides, not today's offer."""
+    """Skeleton, data shapes: the snapshot at signing decides, not today's offer."""
     old = replace(terms_of("clients", "planning"), columns={"hetu": "pseudonym", "service": "clear"})
     record = replace(agreement("clients", "planning", "city"), terms=old)
     permit = await permitted(employment, "clients", "planning", agreement=record)
@@ -484,7 +484,7 @@ def test_any_answer_is_read_or_refused(document: dict[str, Any], allow: bool) ->
 
 
 def test_every_input_fits_its_schema() -> None:
-    """Issue 5: the schema of decision input is published for policy authors, and true."""
+    """Policy and consent: the schema of decision input is published for policy authors, and true."""
     validator = jsonschema.Draft7Validator(INPUT_SCHEMA)
     jsonschema.Draft7Validator.check_schema(INPUT_SCHEMA)
     for document in fixture_inputs():
@@ -496,7 +496,7 @@ def test_every_input_fits_its_schema() -> None:
 
 
 async def test_every_answer_fits_its_schema(employment: World) -> None:
-    """Issue 5: and of decision output; what we refuse, the schema refuses."""
+    """Policy and consent: and of decision output; what we refuse, the schema refuses."""
     jsonschema.Draft7Validator.check_schema(RESULT_SCHEMA)
     validator = jsonschema.Draft7Validator(RESULT_SCHEMA)
     packages = [

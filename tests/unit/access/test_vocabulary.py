@@ -38,7 +38,7 @@ EXAMPLES: dict[str, Any] = {
 
 
 def test_the_document_says_what_the_table_says() -> None:
-    """Issue 2, style: docs/policy-vocabulary.md is printed from the table.
+    """Skeleton, style: docs/policy-vocabulary.md is printed from the table.
 
     After a change: `python -m connector.access.vocabulary > docs/policy-vocabulary.md`.
     """
@@ -226,7 +226,7 @@ REFUSED = [
 
 @pytest.mark.parametrize(("policy", "where", "said"), REFUSED)
 def test_what_nobody_enforces_is_refused_by_name(policy: Policy, where: str, said: str) -> None:
-    """Issue 5, fail closed at the door: publishing or accepting it is refused, naming it."""
+    """Policy and consent, fail closed at the door: publishing or accepting it is refused, naming it."""
     with pytest.raises(RequestInvalid) as raised:
         classify(policy, trusts_consumer=True)
     assert raised.value.where == where
@@ -341,7 +341,7 @@ def test_a_purpose_is_one_of_all_above_it() -> None:
     ],
 )
 def test_a_tree_that_is_none_is_refused(document: Any) -> None:
-    """Issue 2, bad input: the file and the purpose are named."""
+    """Skeleton, bad input: the file and the purpose are named."""
     with pytest.raises(ConfigurationError, match=r"purposes\.json"):
         purpose_tree(document, "purposes.json")
 

@@ -197,7 +197,7 @@ asyncio.run(main())
 
 
 async def test_sigkill_loses_nothing_that_was_on_record(tmp_path: Path) -> None:
-    """Issue 2, bad input: killed while writing, every receipt handed out is still in the log afterwards."""
+    """Skeleton, bad input: killed while writing, every receipt handed out is still in the log afterwards."""
     from connector.adapters import file_keys
 
     path, folder = tmp_path / "audit.sqlite", tmp_path / "keys"
@@ -342,7 +342,7 @@ def _no_tables(connection: sqlite3.Connection) -> None:
 async def test_tampering_is_found(
     tmp_path: Path, tamper: Callable[[sqlite3.Connection], None], named: str
 ) -> None:
-    """Issue 2, evidence: a tampered copy fails, and the first leaf that fails is named."""
+    """Skeleton, evidence: a tampered copy fails, and the first leaf that fails is named."""
     path, copy = tmp_path / "audit.sqlite", tmp_path / "copy.sqlite"
     await written(path)
     shutil.copy(path, copy)

@@ -39,7 +39,7 @@ def load(folder: Path, text: str, name: str = "x.odcs.yaml") -> Dataset:
 
 
 def test_the_demos_datasets_are_those_of_the_registers() -> None:
-    """Issue 2, mission: the descriptors of the demo's registers, by their owners."""
+    """Skeleton, mission: the descriptors of the demo's registers, by their owners."""
     assert {d.id: d.source for d in catalogue().values()} == {
         "clients": SourceRef(kind="sqlite", location="data/clients.sqlite", table="clients"),
         "benefits": SourceRef(kind="parquet", location="data/benefits.parquet"),
@@ -80,14 +80,14 @@ def test_a_dataset_has_what_its_descriptor_says() -> None:
 
 
 def test_every_example_offer_can_be_enforced() -> None:
-    """Issue 5: each constraint has a class, or the offer would not have been published."""
+    """Policy and consent: each constraint has a class, or the offer would not have been published."""
     for dataset in catalogue().values():
         for offer in dataset.offers:
             assert classify(offer.policy, offer.trusts_consumer)
 
 
 def test_the_contract_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
-    """Issue 2, data shapes: an agreement keeps the hash of the descriptor file as it was read."""
+    """Skeleton, data shapes: an agreement keeps the hash of the descriptor file as it was read."""
     dataset = load(tmp_path, CLIENTS)
     assert dataset.contract_hash == hashlib.sha256(CLIENTS.encode("utf-8")).hexdigest()
     assert load(tmp_path, CLIENTS + "\n").contract_hash != dataset.contract_hash
@@ -139,7 +139,7 @@ def test_no_folder_is_no_datasets(tmp_path: Path) -> None:
 
 
 def test_the_documented_example_is_valid(tmp_path: Path) -> None:
-    """Issue 2, README: how to write a dataset descriptor. What the page shows whole can be loaded."""
+    """Skeleton, README: how to write a dataset descriptor. What the page shows whole can be loaded."""
     page = (ROOT / "docs/descriptors.md").read_text(encoding="utf-8")
     (example,) = re.findall(r"^```yaml\n(apiVersion.*?)^```", page, re.MULTILINE | re.DOTALL)
     dataset = load(tmp_path, example)
@@ -175,7 +175,7 @@ def _made(mistake: dict[str, Any]) -> str:
 
 @pytest.mark.parametrize("mistake", _mistakes())
 def test_a_mistake_is_named_by_line_and_mend(tmp_path: Path, mistake: dict[str, Any]) -> None:
-    """Issue 2, bad input: a malformed descriptor is refused naming file:line, what is wrong and the mend."""
+    """Skeleton, bad input: a malformed descriptor is refused naming file:line, what is wrong and the mend."""
     text = _made(mistake)
     with pytest.raises(DescriptorInvalid) as raised:
         load(tmp_path, text)
@@ -227,7 +227,7 @@ def test_data_that_is_not_personal_needs_less(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("same", ["name", "id"])
 def test_ids_are_unique_across_files(tmp_path: Path, same: str) -> None:
-    """Issue 2, bad input: duplicate ids name both files."""
+    """Skeleton, bad input: duplicate ids name both files."""
     (tmp_path / "a.odcs.yaml").write_text(CLIENTS, encoding="utf-8")
     other = {
         "name": ("id: 0b7c5c1e", "id: 1b7c5c1e"),
@@ -274,7 +274,7 @@ def test_all_files_of_a_catalogue_are_told_at_once(tmp_path: Path) -> None:
     ids=range(16),
 )
 def test_hostile_files_are_refused(tmp_path: Path, content: bytes, said: str) -> None:
-    """Issue 2, bad input: the process neither hangs nor half-starts."""
+    """Skeleton, bad input: the process neither hangs nor half-starts."""
     file = tmp_path / "x.odcs.yaml"
     file.write_bytes(content)
     with pytest.raises(DescriptorInvalid, match=re.escape(said)) as raised:

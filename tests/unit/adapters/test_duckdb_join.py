@@ -131,7 +131,7 @@ async def test_nothing_but_landed_tables(sql: str, tmp_path: Path, monkeypatch: 
     ],
 )
 async def test_what_analysts_write_passes_both_checks(sql: str) -> None:
-    """Issue 6: everything DuckDB runs."""
+    """Query: everything DuckDB runs."""
     async with landed() as session:
         await session.run(sql, {})
 
@@ -224,7 +224,7 @@ async def test_a_statement_that_takes_too_long() -> None:
 
 
 async def test_cancelling_interrupts_the_engine() -> None:
-    """Issue 6: cancel. The thread is free when the cancelled caller goes on."""
+    """Query: cancel. The thread is free when the cancelled caller goes on."""
     async with landed() as session:
         task = asyncio.create_task(session.run(ENDLESS, {}))
         await asyncio.sleep(0.1)

@@ -40,7 +40,7 @@ def write(folder: Path, name: str, text: str) -> None:
 
 
 def test_the_projects_policies_are_found_without_their_tests() -> None:
-    """Issue 2, layout: policies/ is canonical; what decides is loaded, tests are not."""
+    """Skeleton, layout: policies/ is canonical; what decides is loaded, tests are not."""
     assert set(project_modules()) == {"connector/odrl.rego", "connector/baseline.rego"}
     assert set(deciding_packages(project_modules())) == {"dataspace.odrl", "dataspace.baseline"}
     assert policy_names(project_modules()) == frozenset()
@@ -83,7 +83,7 @@ def test_a_participant_cannot_add_rules_to_the_projects_packages(tmp_path: Path,
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"package x" + b" " * 1_000_001, b"", b"# package x\n"])
 def test_files_that_are_no_policies_are_refused(tmp_path: Path, content: bytes) -> None:
-    """Issue 2, bad input: the file is named."""
+    """Skeleton, bad input: the file is named."""
     (tmp_path / "a.rego").write_bytes(content)
     with pytest.raises(PolicyInvalid, match=r"a\.rego"):
         own_modules(tmp_path)

@@ -28,13 +28,13 @@ ALL = dict(commands(typer.main.get_group(app)))
 
 
 def test_the_commands_that_an_operator_needs_are_there() -> None:
-    """Issue: command line, at least these."""
+    """Skeleton: command line, at least these."""
     assert {name.split()[0] for name in ALL} >= REQUIRED
 
 
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_every_command_explains_itself_and_speaks_json(name: str) -> None:
-    """Issue: each with --help, --json."""
+    """Skeleton: each with --help, --json."""
     command = ALL[name]
     assert command.help, name
     options = {option for parameter in command.params for option in parameter.opts}

@@ -1,4 +1,4 @@
-"""Both act at will while messages are lost, late or doubled: in the end both hold the same (issue 3)."""
+"""Both act at will while messages are lost, late or doubled: in the end both hold the same (Protocol)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Contract negotiations between two connectors with the product's hooks (DSP 2025-1 §7; issue 3; C4)."""
+"""Contract negotiations between two connectors with the product's hooks (DSP 2025-1 §7; Protocol; C4)."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ async def test_an_exact_offer_ends_in_one_agreement_that_both_hold() -> None:
 
 
 async def test_nothing_leaves_before_the_answer() -> None:
-    """Issue 3: answer first, act later: receiving only writes rows."""
+    """Protocol: answer first, act later: receiving only writes rows."""
     pair = connected()
     await pair.ask()
     await pair.consumer.worker.step(limit=10)
@@ -146,7 +146,7 @@ async def test_an_approval_does_not_override_policy() -> None:
 
 
 async def test_only_what_waits_can_be_approved() -> None:
-    """Issue 2, bad input: typed errors, nothing changed."""
+    """Skeleton, bad input: typed errors, nothing changed."""
     pair = connected()
     asked = await pair.ask()
     with pytest.raises(Conflict):
@@ -376,7 +376,7 @@ ELSEWHERE = [
 
 @pytest.mark.parametrize("address", ELSEWHERE)
 async def test_we_call_a_participant_back_only_where_the_registry_says_it_is(address: str) -> None:
-    """Issue 3, bad input: callbackAddress to other hosts (SSRF)."""
+    """Protocol, bad input: callbackAddress to other hosts (SSRF)."""
     provider = connected().provider
     with pytest.raises(RequestInvalid, match="callbackAddress"):
         await provider.negotiations.receive_request(
@@ -405,7 +405,7 @@ async def test_a_first_message_is_no_later_one() -> None:
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.sampled_from(["ok", "lost", "answer lost"]), max_size=12))
 async def test_lost_messages_and_lost_answers_do_no_harm(weather: list[str]) -> None:
-    """Issue 3: at-least-once with the same `@id` is exactly once: one agreement, one state, no doubles."""
+    """Protocol: at-least-once with the same `@id` is exactly once: one agreement, one state, no doubles."""
     pair = connected(attempts=20)
     pending = iter(weather)
 

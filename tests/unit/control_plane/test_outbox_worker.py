@@ -1,4 +1,4 @@
-"""The outbox worker: same `@id` on retry, order per process, backoff, giving up loudly (issue 3)."""
+"""The outbox worker: same `@id` on retry, order per process, backoff, giving up loudly (Protocol)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Transfers and agreements between two connectors with the product's hooks (DSP 2025-1 §9; issue 3)."""
+"""Transfers and agreements between two connectors with the product's hooks (DSP 2025-1 §9; Protocol)."""
 
 from __future__ import annotations
 
@@ -242,7 +242,7 @@ async def test_the_consumer_may_end_it_as_well() -> None:
 
 
 async def test_an_end_is_for_good_and_said_once() -> None:
-    """Issue 2, bad input: typed errors."""
+    """Skeleton, bad input: typed errors."""
     pair, agreement_id = await agreed()
     await pair.provider.agreements.terminate(agreement_id, "Over.")
     with pytest.raises(Conflict, match="ended already"):
@@ -286,7 +286,7 @@ WINDOWS: dict[str, tuple[tuple[Any, ...], bool, bool]] = {
 
 @pytest.mark.parametrize(("constraints", "today", "in_two_days"), WINDOWS.values(), ids=WINDOWS)
 async def test_dates_are_checked_at_use(constraints: tuple[Any, ...], today: bool, in_two_days: bool) -> None:
-    """Issue 3: validity is checked at use; a date that cannot be read opens nothing."""
+    """Protocol: validity is checked at use; a date that cannot be read opens nothing."""
     dated = Policy(permissions=(Rule(action="use", constraints=constraints),))
     pair, agreement_id = await agreed(offers=(terms(policy=dated),))
     assert pair.clock.now() == START

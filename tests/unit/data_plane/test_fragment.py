@@ -566,7 +566,7 @@ class TestPseudonymised:
         ],
     )
     def test_cannot_be_compared_with_an_identifier(self, permit: Permit, condition: str) -> None:
-        """Issue 2, refusal 5: a query for a raw identifier, denied in words a person understands."""
+        """Skeleton, refusal 5: a query for a raw identifier, denied in words a person understands."""
         code, text = refusal(f"SELECT age FROM PERSONS WHERE {condition}", permit)
         assert code == "raw_identifier"
         assert text.startswith("hetu leaves only as a")
@@ -662,7 +662,7 @@ class TestNamedSubjects:
         ],
     )
     def test_are_those_that_every_row_must_be_about(self, condition: str, named: tuple[str, ...]) -> None:
-        """Issue 2, case worker: a request names its clients one by one; ids are normalised."""
+        """Skeleton, case worker: a request names its clients one by one; ids are normalised."""
         fragment = parsed(f"SELECT age FROM PERSONS WHERE {condition}", NAMED)
         assert named_subjects(fragment, DATASET) == named
 

@@ -150,7 +150,7 @@ class TestCanaries:
     def test_no_marker_ever_comes_out(
         self, canaries: Provider, data: st.DataObject, caplog: pytest.LogCaptureFixture
     ) -> None:
-        """Issue 6, attacks 4: hidden rows, columns, masked parts and ids are in no row, error or log line."""
+        """Query, attacks 4: hidden rows, columns, masked parts and ids are in no row, error or log line."""
         caplog.set_level(logging.DEBUG)
         caplog.clear()
         permit = data.draw(st.sampled_from(PERMITS))
@@ -249,7 +249,7 @@ class TestTwoWorlds:
     @settings(parent=SETTINGS, max_examples=30 * MORE)
     @given(data=st.data())
     def test_hidden_cells_change_nothing(self, worlds: list[Provider], data: st.DataObject) -> None:
-        """Issue 6, two worlds: registers that differ only in hidden cells give the same rows and errors."""
+        """Query, two worlds: registers that differ only in hidden cells give the same rows and errors."""
         permit = data.draw(st.sampled_from(SHOWS_LITTLE))
         for sql in data.draw(st.lists(questions(permit), min_size=2, max_size=8)):
             one, other = (_signature(outcome(w, sql, permit)) for w in worlds)
@@ -275,7 +275,7 @@ class TestSmallGroups:
     @settings(parent=SETTINGS, max_examples=25 * MORE)
     @given(data=st.data())
     def test_no_group_under_k_leaves(self, provider: Provider, data: st.DataObject) -> None:
-        """Issue 2 (b): groups of at least k persons, enforced by the provider, and the others are counted."""
+        """Skeleton (b): groups of at least k persons, enforced by the provider, the others are counted."""
         permit = data.draw(permits().filter(lambda p: p.aggregate_only and not p.consent))
         for fragment in data.draw(st.lists(fragments(permit), min_size=1, max_size=3)):
             sql = render_wire(fragment)

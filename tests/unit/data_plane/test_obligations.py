@@ -55,7 +55,7 @@ class TestRows:
     def test_no_raw_subject_key_ever_leaves(
         self, ids: list[str | None], columns: list[str], consent: bool
     ) -> None:
-        """Issue 2: the internal subject never leaves, and its column leaves as pseudonyms only."""
+        """Skeleton: the internal subject never leaves, and its column leaves as pseudonyms only."""
         rendered = rows_plan(*columns)
         consenting = {normalise_id(i) for i in ids[::2] if i is not None}
         done = apply(rendered, persons(rendered, ids), KEYS, still_consenting=consenting if consent else None)
@@ -138,7 +138,7 @@ GROUPED = Fragment(
 class TestGroups:
     @pytest.mark.parametrize("k", [1, 3, 5])
     def test_small_groups_are_dropped_and_counted(self, k: int) -> None:
-        """Issue 2 (b): k-anonymity by the provider; how many were hidden is told, which is not."""
+        """Skeleton (b): k-anonymity by the provider; how many were hidden is told, which is not."""
         permit = Permit(columns=ALL, aggregate_only=True, min_group_size=k, dimensions=frozenset({"area"}))
         rendered = plan(GROUPED, permit)
         sizes = [0, 1, 2, 3, 4, 5, 100]

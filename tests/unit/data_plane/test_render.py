@@ -63,7 +63,7 @@ class TestAgainstPlainPython:
     )
     @given(data=st.data())
     def test_every_engine_shows_what_the_policy_says(self, provider: Provider, data: st.DataObject) -> None:
-        """Issue 6, differential: rows, masks, pseudonyms, groups and hidden groups equal the policy's own."""
+        """Query, differential: rows, masks, pseudonyms, groups and hidden groups equal the policy's own."""
         permit = data.draw(permits())
         consenting = data.draw(st.sets(st.sampled_from(EVERYBODY)))
         for fragment in data.draw(st.lists(fragments(permit), min_size=1, max_size=4)):

@@ -81,7 +81,7 @@ MACHINES: tuple[tuple[Any, Any, list[Any], tuple[Any, ...]], ...] = (
 
 @given(st.data())
 def test_only_the_table_moves_a_process(data: st.DataObject) -> None:
-    """Issue 3: illegal moves change nothing, roles cannot be swapped, final states stay; both protocols."""
+    """Protocol: illegal moves change nothing, roles cannot be swapped, final states stay; both protocols."""
     rules, make, states, messages = data.draw(st.sampled_from(MACHINES))
     process: Any = make(data.draw(ROLES), data.draw(st.sampled_from(states)))
     for _ in range(data.draw(st.integers(1, 8))):

@@ -40,7 +40,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
 def test_hostile_bodies_are_refused(body: bytes) -> None:
-    """Issue 3, bad input: what is signed or compared must read the same everywhere (RFC 7493)."""
+    """Protocol, bad input: what is signed or compared must read the same everywhere (RFC 7493)."""
     with pytest.raises(MessageInvalid):
         read_json(body)
 
@@ -109,7 +109,7 @@ PATHS = [
 
 @pytest.mark.parametrize(("changes", "where"), PATHS)
 def test_complaints_name_the_path(changes: dict[str, Any], where: str) -> None:
-    """Issue 2, bad input: a clear typed error naming the field."""
+    """Skeleton, bad input: a clear typed error naming the field."""
     request = next(x for x in MESSAGES if isinstance(x, m.ContractRequestMessage))
     with pytest.raises(MessageInvalid) as refusal:
         m.parse_any({**request.document(), **changes})
@@ -225,7 +225,7 @@ def test_a_catalogue_survives_the_wire() -> None:
 
 @pytest.mark.parametrize("status", DatasetStatus)
 def test_the_status_decides_whether_a_catalogue_shows_it(status: DatasetStatus) -> None:
-    """C2, issue 3: drafts are hidden, deprecated ones shown, retired ones gone."""
+    """C2, Protocol: drafts are hidden, deprecated ones shown, retired ones gone."""
     shown = "dataset" in PUBLISHER.catalog([dataset(status=status)], lambda _: True)
     assert shown is (status in (DatasetStatus.ACTIVE, DatasetStatus.DEPRECATED))
 

@@ -241,7 +241,7 @@ def test_the_same_policy_twice_is_the_policy_once(a: Decision) -> None:
 @UNHURRIED
 @given(st.lists(decisions, min_size=1, max_size=4), decisions)
 def test_adding_a_policy_never_adds_a_cell(held: list[Decision], added: Decision) -> None:
-    """Architecture, idea 1, and issue 5: neither a row, a column, a finer value nor a way to undo one."""
+    """Architecture, idea 1, and Policy: neither a row, a column, a finer value nor a way to undo one."""
     before, after = intersect(held), intersect([*held, added])
     if isinstance(before, Deny):
         assert isinstance(after, Deny)
@@ -286,7 +286,7 @@ def test_no_decision_is_a_denial() -> None:
 
 
 def test_pseudonyms_of_two_domains_never_meet() -> None:
-    """Issue 5: pseudonyms of two collaborations never match; a column under both would link them."""
+    """Policy: pseudonyms of two collaborations never match; a column under both would link them."""
     one, other = (
         Permit(
             columns=frozenset({"person"}),

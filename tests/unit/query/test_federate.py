@@ -197,7 +197,7 @@ def assert_equal(federated: pa.Table, expected: pa.Table, sql: str) -> None:
 
 @pytest.mark.parametrize("sql", STATEMENTS)
 async def test_the_answer_is_that_of_one_database(sql: str) -> None:
-    """Issue 6: federated result = result of the same query over the policy views in one database."""
+    """Query: federated result = result of the same query over the policy views in one database."""
     ecosystem = sample()
     answer = await ecosystem.federation().run(sql, PURPOSE)
     assert_equal(answer.table, ecosystem.database.run(sql), sql)
@@ -217,7 +217,7 @@ async def test_the_answer_is_that_of_one_database(sql: str) -> None:
     ],
 )
 async def test_parameters(sql: str, parameters: Any, plain: str) -> None:
-    """Issue 6: bind parameters, pushed or not, mean what the literal means."""
+    """Query: bind parameters, pushed or not, mean what the literal means."""
     ecosystem = sample()
     select = "SELECT amount FROM kela.benefits WHERE "
     answer = await ecosystem.federation().run(select + sql, PURPOSE, parameters)
@@ -303,7 +303,7 @@ JOINS = ["JOIN", "LEFT JOIN", "RIGHT JOIN", "FULL JOIN"]
 )
 @settings(max_examples=50, deadline=None, suppress_health_check=list(HealthCheck))
 async def test_random_filters_over_every_kind_of_join(join: str, on: str, where: str) -> None:
-    """Issue 6: random SQL, the same answer. What is pushed where must never lose or add a row."""
+    """Query: random SQL, the same answer. What is pushed where must never lose or add a row."""
     ecosystem = sample()
     sql = (
         "SELECT b.area, b.kind, b.amount, c.status, c.birth_year, c.area FROM kela.benefits b "
@@ -349,7 +349,7 @@ JOINED = "SELECT b.area, c.status FROM kela.benefits b JOIN employment.clients c
 
 
 async def test_an_answer_says_where_it_came_from() -> None:
-    """Issue 6: participants, agreements, policy revisions, audit ids, and what was hidden by whom."""
+    """Query: participants, agreements, policy revisions, audit ids, and what was hidden by whom."""
     answer = await sample().federation().run(JOINED, PURPOSE, actor="aino")
     assert answer.participants == ("kela", "employment")
     assert answer.agreements == ("agreement-kela-benefits", "agreement-employment-clients")
@@ -410,7 +410,7 @@ async def test_explain_asks_for_no_rows() -> None:
     ],
 )
 async def test_without_an_agreement(sql: str, purpose: str) -> None:
-    """Issue 6: only agreements in force for the stated purpose resolve; others say how to ask for access."""
+    """Query: only agreements in force for the stated purpose resolve; others say how to ask for access."""
     ecosystem = sample()
     with pytest.raises(NotFound, match=r"no agreement in force on \w+\.\w+ for .*connector negotiate"):
         await ecosystem.federation().run(sql, purpose)
@@ -463,7 +463,7 @@ async def _stopped(sent: int, chunk: bytes) -> bytes:
     ],
 )
 async def test_a_provider_that_fails_midway_is_named(fault: Any, kind: type[PeerError]) -> None:
-    """Issue 6, faults: always an error that names the participant, never a silently short answer."""
+    """Query, faults: always an error that names the participant, never a silently short answer."""
     ecosystem = sample()
     ecosystem.faults["employment", "clients"] = fault
     federation = ecosystem.federation(batch_rows=10, fetch_seconds=0.5)
@@ -548,7 +548,7 @@ async def test_fragments_are_fetched_at_the_same_time() -> None:
 
 
 async def test_cancelling_closes_every_stream() -> None:
-    """Issue 6: cancel. The providers see their reader leave."""
+    """Query: cancel. The providers see their reader leave."""
     ecosystem = sample()
     ecosystem.faults["employment", "clients"] = _silent
     task = asyncio.create_task(ecosystem.federation(batch_rows=10).run(JOINED, PURPOSE))

@@ -136,7 +136,7 @@ REFUSED = [
 
 @pytest.mark.parametrize("sql", REFUSED, ids=range(len(REFUSED)))
 def test_refused(sql: str, caplog: pytest.LogCaptureFixture) -> None:
-    """Issue 2: the client's query is one SELECT over datasets; nothing else reaches the engine or a log."""
+    """Skeleton: the client's query is one SELECT over datasets; nothing else reaches the engine or a log."""
     with pytest.raises(SqlInvalid) as caught:
         parse(sql)
     assert len(str(caught.value)) < 500
@@ -160,7 +160,7 @@ ACCEPTED = [
 
 @pytest.mark.parametrize("sql", ACCEPTED)
 def test_accepted(sql: str) -> None:
-    """Issue 6: everything DuckDB runs, because the user's own query runs over reduced inputs."""
+    """Query: everything DuckDB runs, because the user's own query runs over reduced inputs."""
     statement = parse(sql)
     assert statement.tables == (TableName("kela", "benefits"),)
     assert parse(generate(statement.tree)).tables == statement.tables

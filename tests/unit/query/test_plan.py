@@ -105,7 +105,7 @@ def asked(sql: str, parameters: Any = (), **benefits: Any) -> list[str]:
     ],
 )
 def test_columns(sql: str, fragments: list[str]) -> None:
-    """Issue 6: projections are pushed. What the statement does not name does not leave."""
+    """Query: projections are pushed. What the statement does not name does not leave."""
     assert asked(sql)[: len(fragments)] == fragments
 
 
@@ -166,7 +166,7 @@ def test_columns(sql: str, fragments: list[str]) -> None:
     ],
 )
 def test_conditions(condition: str, pushed: str | None) -> None:
-    """Issue 6: filters are pushed; only `column op literal` of one type, within the provider's limits."""
+    """Query: filters are pushed; only `column op literal` of one type, within the provider's limits."""
     (fragment,) = asked(f"SELECT amount FROM kela.benefits WHERE ({condition})")
     assert fragment.partition(" WHERE ")[2] == (pushed or "")
 
@@ -284,7 +284,7 @@ def test_masked_columns_are_compared_as_they_are_shown() -> None:
 
 @pytest.mark.parametrize("dataset", ["benefits", "benefit_statistics"])
 def test_aggregates_are_answered_whole(dataset: str) -> None:
-    """Issue 6: whole-participant aggregates are pushed, from any dataset: groups travel, rows do not."""
+    """Query: whole-participant aggregates are pushed, from any dataset: groups travel, rows do not."""
     sql = (
         f"SELECT area, count(*) AS n, round(avg(amount), 1) FROM kela.{dataset} WHERE kind = 'basic' "
         "GROUP BY area HAVING sum(amount) > 10 ORDER BY n DESC LIMIT 3"
@@ -436,7 +436,7 @@ def test_columns_that_are_not_shown(sql: str, column: str) -> None:
     ],
 )
 def test_a_raw_identifier_beside_a_pseudonym(condition: str) -> None:
-    """Issue 2, refusals: a query for a raw identifier. Explained, and the identifier is not in the text."""
+    """Skeleton, refusals: a query for a raw identifier. Explained, and the identifier is not in the text."""
     parameters = ["010190-900X"] if "?" in condition else []
     with pytest.raises(NotPermitted) as caught:
         planned(f"SELECT area FROM kela.benefits b WHERE {condition}", parameters)

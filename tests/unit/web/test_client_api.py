@@ -22,7 +22,7 @@ def roles_of(route: APIRoute) -> set[PersonRole]:
 
 
 def test_every_route_names_the_roles_it_needs() -> None:
-    """Issue 4 of the skeleton's successors: a route without a role fails; none is open to everybody."""
+    """Identity: a route without a role fails; none is open to everybody."""
     found = routes()
     assert len(found) > 20
     assert not [r.path for r in found if not roles_of(r)]
