@@ -16,7 +16,8 @@ from connector.model.consent import ConsentRecord
 from connector.model.event import CloudEvent, Delivered
 from connector.model.json import JsonObject
 from connector.model.negotiation import AgreementRecord, ContractNegotiation
-from connector.model.participant import TrustList
+from connector.model.participant import Participant, TrustList
+from connector.model.token import Actor, AuthorizationDetail
 from connector.model.transfer import Grant, TransferProcess
 
 if TYPE_CHECKING:
@@ -325,6 +326,46 @@ class Source(Protocol):
 
 
 # --- peers -------------------------------------------------------------------------------------------
+
+
+class PeerCredentials(Protocol):
+    """What proves us to other participants."""
+
+    async def headers(
+        self,
+        participant: Participant,
+        method: str,
+        url: str,
+        *,
+        resource: str,
+        scope: str,
+        detail: AuthorizationDetail | None = None,
+        actor: Actor | None = None,
+    ) -> Mapping[str, str]:
+        """What proves us on one request to `participant`. Raises PeerError."""
+        ...
+
+    def forget(
+        self,
+        participant: Participant,
+        *,
+        resource: str,
+        scope: str,
+        detail: AuthorizationDetail | None = None,
+        actor: Actor | None = None,
+    ) -> None:
+        """The participant did not accept it: the next request brings something new."""
+        ...
+
+
+class PeerIdentity(PeerCredentials, Protocol):
+    """How participants prove to each other who they are, both ways. Ours: OAuth2 with DPoP
+    (access/identity.py). Verifiable presentations (DCP) would be a second adapter."""
+
+    async def identify(self, method: str, url: str, headers: Mapping[str, Sequence[str]]) -> Participant:
+        """Who sent a protocol request. `url` is below our public URL, as sent; `headers` by lower-case name,
+        each with every value it came with. Raises NotAuthenticated."""
+        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,13 +12,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from connector.access import dpop, jose, rfc9068
 from connector.access.jose import Refusal
-from connector.errors import TokenRejected
-from connector.model.participant import ParticipantStatus
-from connector.model.token import VerifiedClaims
+from connector.access.tokens import PeerTokens
+from connector.errors import NotAuthenticated, TokenRejected
+from connector.model.participant import Participant, ParticipantStatus
+from connector.model.token import SCOPE_DSP, Actor, AuthorizationDetail, VerifiedClaims
 from connector.ports import Clock, Keys, ReplayGuard, TrustRegistry
 
 _AUTHORIZATION = re.compile(r"DPoP ([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
@@ -89,6 +90,70 @@ class TokenVerifier:
         if participant is None or participant.status is not ParticipantStatus.ACTIVE:
             raise Refusal("participant")
         return token, claims
+
+
+class OAuthIdentity:
+    """Port PeerIdentity: tokens of each other's authorization servers, bound to the sender's key."""
+
+    def __init__(
+        self, *, tokens: PeerTokens, verifier: TokenVerifier, registry: TrustRegistry, dsp_url: str
+    ) -> None:
+        self._tokens = tokens
+        self._verifier = verifier
+        self._registry = registry
+        self._dsp_url = dsp_url
+
+    async def headers(
+        self,
+        participant: Participant,
+        method: str,
+        url: str,
+        *,
+        resource: str,
+        scope: str,
+        detail: AuthorizationDetail | None = None,
+        actor: Actor | None = None,
+    ) -> Mapping[str, str]:
+        return await self._tokens.headers(
+            participant, method, url, resource=resource, scope=scope, detail=detail, actor=actor
+        )
+
+    def forget(
+        self,
+        participant: Participant,
+        *,
+        resource: str,
+        scope: str,
+        detail: AuthorizationDetail | None = None,
+        actor: Actor | None = None,
+    ) -> None:
+        self._tokens.forget(participant, resource=resource, scope=scope, detail=detail, actor=actor)
+
+    async def identify(self, method: str, url: str, headers: Mapping[str, Sequence[str]]) -> Participant:
+        claims = await self._verifier.verify(
+            method,
+            url,
+            single_value(headers.get("authorization", ())),
+            single_value(headers.get("dpop", ())),
+            resource=self._dsp_url,
+            scope=SCOPE_DSP,
+        )
+        return registered(self._registry, claims)
+
+
+def single_value(values: Sequence[str]) -> str | None:
+    """A header that is repeated is refused: two readers could take two of them. Raises TokenRejected."""
+    if len(values) > 1:
+        raise TokenRejected("A header is repeated.")
+    return values[0] if values else None
+
+
+def registered(registry: TrustRegistry, claims: VerifiedClaims) -> Participant:
+    """Raises NotAuthenticated where the trust list has changed since the token was verified."""
+    participant = registry.current().participants.get(claims.subject)
+    if participant is None:
+        raise NotAuthenticated("The participant is not in the registry.")
+    return participant
 
 
 def _rejected() -> TokenRejected:

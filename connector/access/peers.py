@@ -8,12 +8,11 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
-from connector.access.tokens import PeerTokens
 from connector.errors import PeerError, PeerProtocolError, PeerRefused, PeerUnreachable, Reason
 from connector.model.json import JsonObject
 from connector.model.participant import Participant, ParticipantStatus
 from connector.model.token import Actor, AuthorizationDetail
-from connector.ports import PeerClient, PeerResponse, TrustRegistry
+from connector.ports import PeerClient, PeerCredentials, PeerResponse, TrustRegistry
 
 STALE_TOKEN = frozenset({401, 409})
 """The token, or the grant it names, is no longer good: a new token may be. Tried once."""
@@ -27,9 +26,9 @@ _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 class Peers:
-    def __init__(self, trust: TrustRegistry, tokens: PeerTokens, client: PeerClient) -> None:
+    def __init__(self, trust: TrustRegistry, credentials: PeerCredentials, client: PeerClient) -> None:
         self._trust = trust
-        self._tokens = tokens
+        self._credentials = credentials
         self._client = client
 
     def participant(self, participant_id: str) -> Participant:
@@ -72,7 +71,7 @@ class Peers:
                 raise _named(error, participant.id) from None
             if answer.status not in STALE_TOKEN or last:
                 break
-            self._tokens.forget(participant, resource=resource, scope=scope, detail=detail, actor=actor)
+            self._credentials.forget(participant, resource=resource, scope=scope, detail=detail, actor=actor)
         _raise_for(participant.id, answer, answer.body)
         return _json(participant.id, answer.body)
 
@@ -102,7 +101,7 @@ class Peers:
                         return
             except PeerError as error:
                 raise _named(error, participant.id) from None
-            self._tokens.forget(participant, resource=resource, scope=scope, detail=detail, actor=actor)
+            self._credentials.forget(participant, resource=resource, scope=scope, detail=detail, actor=actor)
 
     async def _headers(
         self,
@@ -115,7 +114,7 @@ class Peers:
         actor: Actor | None,
         content: bytes | None,
     ) -> Mapping[str, str]:
-        proved = await self._tokens.headers(
+        proved = await self._credentials.headers(
             participant, method, url, resource=resource, scope=scope, detail=detail, actor=actor
         )
         return {**proved, "Content-Type": "application/json"} if content is not None else proved

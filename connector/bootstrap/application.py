@@ -16,12 +16,11 @@ from connector.bootstrap.parts import described, new_id, open_parts
 from connector.bootstrap.services import Services, Work
 from connector.errors import ConnectorError, SettingsInvalid, Unavailable
 from connector.model.audit import AuditEvent
-from connector.model.participant import Participant
 from connector.model.token import SCOPE_DATA, SCOPE_DSP, SCOPE_EVENTS
 from connector.model.transfer import DataAddress
 from connector.settings import Settings
 from connector.web.app import App, create_app
-from connector.web.auth import PeerAuth, peer_auth
+from connector.web.auth import PeerAuth, peer_auth, protocol_peer
 from connector.web.client_api import ClientServices, client_router
 from connector.web.collaborations import collaborations_router
 from connector.web.data import data_router
@@ -36,25 +35,28 @@ RESTART_SECONDS = 1.0
 
 
 @asynccontextmanager
-async def running_application(settings: Settings) -> AsyncIterator[FastAPI]:
-    """Open everything, do the background work, close in reverse. Raises ConfigurationError or Unavailable."""
+async def running_application(
+    settings: Settings, services: type[Services] = Services
+) -> AsyncIterator[FastAPI]:
+    """Open everything, do the background work, close in reverse. Raises ConfigurationError or Unavailable.
+    `services`: what it is built of, where that is not the product's own choice."""
     pinned = _pinned(settings)
     async with open_parts(settings) as parts:
-        services = Services(settings, parts, pinned)
-        _publish_keys(settings, services)
-        await services.trust.open()
-        await services.auditor.record(AuditEvent.CONNECTOR_STARTED, policy_revision=parts.engine.revision)
-        work = [asyncio.create_task(_kept_going(w), name=w.__qualname__) for w in services.work()]
+        built = services(settings, parts, pinned)
+        _publish_keys(settings, built)
+        await built.trust.open()
+        await built.auditor.record(AuditEvent.CONNECTOR_STARTED, policy_revision=parts.engine.revision)
+        work = [asyncio.create_task(_kept_going(w), name=w.__qualname__) for w in built.work()]
         try:
             yield create_app(
-                App(routers=_routers(services), health=_health(services), title=settings.participant_id)
+                App(routers=_routers(built), health=_health(built), title=settings.participant_id)
             )
         finally:
             for task in work:
                 task.cancel()
             await asyncio.gather(*work, return_exceptions=True)
-            await services.peer_tokens.close()
-            await services.sources.close()
+            await built.peer_tokens.close()
+            await built.sources.close()
 
 
 async def _kept_going(work: Work) -> None:
@@ -76,23 +78,17 @@ def _routers(services: Services) -> list[Any]:
     def peer(scope: str, resource: str) -> PeerAuth:
         return peer_auth(services.verifier, services.trust, public_url=base, resource=resource, scope=scope)
 
-    dsp_auth = peer(SCOPE_DSP, f"{base}/dsp/2025-1")
-
-    async def dsp_peer(request: Any) -> Participant:
-        participant, _ = await dsp_auth(request)
-        return participant
-
     return [
         dsp_router(
             catalogs=services.catalogs,
             negotiations=services.negotiations,
             transfers=services.transfers,
-            authenticate=dsp_peer,
+            authenticate=protocol_peer(services.identity, public_url=base),
             service_id=settings.participant_id,
             max_body_bytes=settings.request_bytes,
         ),
         oauth2_router(services.authorization_server),
-        collaborations_router(dsp_auth, services.collaboration_secrets),
+        collaborations_router(peer(SCOPE_DSP, f"{base}/dsp/2025-1"), services.collaboration_secrets),
         data_router(
             services.pipeline, peer(SCOPE_DATA, f"{base}/data/v1"), default_batch_rows=settings.batch_rows
         ),

@@ -6,6 +6,7 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 
 from connector.access import end_record
@@ -14,7 +15,7 @@ from connector.access.audit import Auditor
 from connector.access.authorization_server import AuthorizationServer
 from connector.access.decision import Decider, DecisionRequest
 from connector.access.grants import EpochBoard
-from connector.access.identity import TokenVerifier
+from connector.access.identity import OAuthIdentity, TokenVerifier
 from connector.access.ledger import Ledger
 from connector.access.peers import Peers
 from connector.access.people import ApiTokens
@@ -28,6 +29,7 @@ from connector.control_plane.collaborations import CollaborationSecrets
 from connector.control_plane.consent import ConsentRegister
 from connector.control_plane.delivery import Delivery, dataset_topic
 from connector.control_plane.discovery import Discovery
+from connector.control_plane.hooks import NegotiationHook, TransferHook
 from connector.control_plane.inbox import Inbox
 from connector.control_plane.negotiation import Negotiations
 from connector.control_plane.outbox import Backoff, OutboxWorker
@@ -40,6 +42,7 @@ from connector.control_plane.transfer import Transfers
 from connector.control_plane.unit import CONTROL_TOPIC, NEGOTIATION, TRANSFER, Environment
 from connector.data_plane.pipeline import Pipeline
 from connector.dsp.catalog import Publisher
+from connector.dsp.messages import BASE_PATH
 from connector.errors import PeerRefused
 from connector.model.catalog import Dataset, OfferTerms
 from connector.model.decision import Decision, Permit
@@ -49,7 +52,7 @@ from connector.model.participant import TrustList
 from connector.model.policy import DSC_CONSENT_STATUS
 from connector.model.token import SCOPE_DSP, SCOPE_EVENTS
 from connector.model.transfer import Grant, TransferProcess
-from connector.ports import GrantSelector, OutboxMessage
+from connector.ports import GrantSelector, OutboxMessage, PeerIdentity
 from connector.query.service import Queries
 from connector.settings import Settings
 from connector.web import render
@@ -58,7 +61,13 @@ Work = Callable[[], Coroutine[Any, Any, None]]
 
 
 class Services:
-    """Built once, in the order in which the later stand on the earlier. `work` runs until the end."""
+    """Built once, in the order in which the later stand on the earlier. `work` runs until the end.
+
+    A subclass may decide otherwise (`_negotiation_hook`, `_transfer_hook`, `decision_delay`) or know peers by
+    another proof (`_identity`).
+    """
+
+    decision_delay = timedelta(0)
 
     def __init__(self, settings: Settings, parts: Parts, registry_jwks: Sequence[Mapping[str, Any]]) -> None:
         self.settings, self.parts = settings, parts
@@ -99,7 +108,6 @@ class Services:
         )
         parts.allowed_hosts.trust = self.trust
         self.peer_tokens = PeerTokens(keys=parts.keys, peer=parts.peer, clock=parts.clock, new_id=new_id)
-        self.peers = Peers(self.trust, self.peer_tokens, parts.peer)
         self.board = EpochBoard(parts.store, parts.clock)
 
     async def _participants_changed(self, before: TrustList | None, now: TrustList) -> None:
@@ -168,11 +176,21 @@ class Services:
             clock=parts.clock,
             is_revoked=lambda _token_id: False,  # revocation of single tokens comes with its endpoint
         )
+        self.identity = self._identity()
+        self.peers = Peers(self.trust, self.identity, parts.peer)
         self.api_tokens = ApiTokens(
             parts.keys,
             parts.clock,
             audience=f"{settings.public_url}/v1",
             longest_seconds=settings.api_token_seconds,
+        )
+
+    def _identity(self) -> PeerIdentity:
+        return OAuthIdentity(
+            tokens=self.peer_tokens,
+            verifier=self.verifier,
+            registry=self.trust,
+            dsp_url=f"{self.settings.public_url}{BASE_PATH}",
         )
 
     # --- control plane ---------------------------------------------------------------------------------
@@ -187,24 +205,12 @@ class Services:
             base_url=settings.public_url,
             wake=asyncio.Event(),
             on_grants_changed=self._grants_changed,
+            decision_delay=self.decision_delay,
         )
         self.negotiations = Negotiations(
-            self.environment,
-            hook=ProductNegotiationHook(
-                participant_id=settings.participant_id,
-                store=parts.store,
-                catalogue=self._catalogue,
-                visible=self._visible,
-                decide_negotiation=self._decide_negotiation,
-            ),
-            catalogue=self._catalogue,
+            self.environment, hook=self._negotiation_hook(), catalogue=self._catalogue
         )
-        self.transfers = Transfers(
-            self.environment,
-            hook=ProductTransferHook(
-                store=parts.store, clock=parts.clock, catalogue=self._catalogue, base_url=settings.public_url
-            ),
-        )
+        self.transfers = Transfers(self.environment, hook=self._transfer_hook())
         self.agreements = Agreements(self.environment, self.transfers)
         self.catalogs = Catalogs(
             publisher=Publisher(participant_id=settings.participant_id, dsp_url=self.environment.dsp_url),
@@ -235,6 +241,23 @@ class Services:
             record=self.auditor.record,
         )
         self.pseudonym_keys = PseudonymKeys(parts.keys, self.collaboration_secrets)
+
+    def _negotiation_hook(self) -> NegotiationHook:
+        return ProductNegotiationHook(
+            participant_id=self.settings.participant_id,
+            store=self.parts.store,
+            catalogue=self._catalogue,
+            visible=self._visible,
+            decide_negotiation=self._decide_negotiation,
+        )
+
+    def _transfer_hook(self) -> TransferHook:
+        return ProductTransferHook(
+            store=self.parts.store,
+            clock=self.parts.clock,
+            catalogue=self._catalogue,
+            base_url=self.settings.public_url,
+        )
 
     def _catalogue(self) -> Mapping[str, Dataset]:
         return self.parts.catalogue

@@ -6,23 +6,24 @@ from collections.abc import Awaitable, Callable
 
 from fastapi import Request
 
-from connector.access.identity import TokenVerifier
+from connector.access.identity import TokenVerifier, registered, single_value
 from connector.access.people import ApiTokens
-from connector.errors import NotAuthenticated, TokenRejected
 from connector.model.participant import Participant
 from connector.model.person import Person, PersonRole
 from connector.model.token import VerifiedClaims
-from connector.ports import TrustRegistry
+from connector.ports import PeerIdentity, TrustRegistry
 
 PeerAuth = Callable[[Request], Awaitable[tuple[Participant, VerifiedClaims]]]
 
 
-def single_header(request: Request, name: str) -> str | None:
-    """Raises TokenRejected where a header is repeated: two readers could take two of them."""
-    values = request.headers.getlist(name)
-    if len(values) > 1:
-        raise TokenRejected("A header is repeated.")
-    return values[0] if values else None
+def protocol_peer(identity: PeerIdentity, *, public_url: str) -> Callable[[Request], Awaitable[Participant]]:
+    """The participant behind a protocol request, however it proves itself. Raises NotAuthenticated."""
+
+    async def authenticate(request: Request) -> Participant:
+        headers = {name: request.headers.getlist(name) for name in request.headers}
+        return await identity.identify(request.method, _url(request, public_url), headers)
+
+    return authenticate
 
 
 def peer_auth(
@@ -33,26 +34,27 @@ def peer_auth(
     async def authenticate(request: Request) -> tuple[Participant, VerifiedClaims]:
         claims = await verifier.verify(
             request.method,
-            public_url
-            + request.scope["raw_path"].decode("latin-1"),  # as sent: a decoded path is another URL
-            single_header(request, "authorization"),
-            single_header(request, "dpop"),
+            _url(request, public_url),
+            single_value(request.headers.getlist("authorization")),
+            single_value(request.headers.getlist("dpop")),
             resource=resource,
             scope=scope,
         )
-        participant = trust.current().participants.get(claims.subject)
-        if participant is None:
-            raise NotAuthenticated("The participant is not in the registry.")
-        return participant, claims
+        return registered(trust, claims), claims
 
     return authenticate
+
+
+def _url(request: Request, public_url: str) -> str:
+    """As sent: a decoded path is another URL."""
+    return public_url + str(request.scope["raw_path"].decode("latin-1"))
 
 
 def needs(tokens: ApiTokens, *roles: PersonRole) -> Callable[[Request], Person]:
     """A dependency that names the roles a management route needs."""
 
     def person(request: Request) -> Person:
-        person = tokens.verify(single_header(request, "authorization"))
+        person = tokens.verify(single_value(request.headers.getlist("authorization")))
         person.require(*roles)
         return person
 

@@ -11,12 +11,12 @@ import httpx
 import pytest
 from fastapi import FastAPI, Request
 
+from connector.access.identity import single_value
 from connector.adapters.event_log import EventLog
 from connector.adapters.sqlite_store import SqliteStore
 from connector.control_plane.inbox import INBOX, MAX_EVENTS
 from connector.errors import ConnectorError, GrantStopped, RequestInvalid, TokenRejected
 from connector.model.event import CloudEvent
-from connector.web.auth import single_header
 from connector.web.errors import on_connector_error
 from connector.web.events import MAX_BATCH_BYTES, events_router, parse_batch
 from connector.web.lines import NDJSON, Subscriptions, json_lines
@@ -109,7 +109,7 @@ def application(inbox: Any) -> httpx.AsyncClient:
     kela = Agreed().registry.participants["kela"]
 
     async def authenticate(request: Request) -> Any:
-        if single_header(request, "authorization") != "DPoP good":
+        if single_value(request.headers.getlist("authorization")) != "DPoP good":
             raise TokenRejected("no")
         return kela, None
 
