@@ -5,14 +5,17 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from difflib import get_close_matches
 from typing import TypeVar
 
 from connector.adapters.yaml_tree import Node
 from connector.errors import DescriptorInvalid
+from connector.model.json import from_rfc3339
 
 MOST_PROBLEMS = 20
 
+_DAY = re.compile(r"\d{4}-\d\d-\d\d", re.ASCII)
 _Member = TypeVar("_Member")
 
 
@@ -126,6 +129,17 @@ class Members:
         if value is not None and value < least and type(self.members[name].value) is int:
             self.wrong(name, f"{value} is too small", f"Give at least {least}.")
         return value
+
+    def instant(self, name: str) -> datetime | None:
+        """A day, which begins at midnight UTC, or an RFC 3339 instant; None where it is not given."""
+        if name not in self:
+            return None
+        text = self.text(name)
+        try:
+            return from_rfc3339(f"{text}T00:00:00Z" if _DAY.fullmatch(text) else text)
+        except ValueError:
+            self.wrong(name, f"{text!r} is no day", "Write 2027-01-31, or 2027-01-31T12:00:00Z.")
+            return None
 
     def nodes(self, name: str) -> list[Node]:
         return self._value(name, list, "a list", []) or []

@@ -15,15 +15,16 @@ from connector.adapters.yaml_tree import Node
 from connector.dsp.policy import parse_policy
 from connector.dsp.wire import Fields
 from connector.errors import MessageInvalid
-from connector.model.catalog import Exposure, Field, Gdpr, OfferTerms
+from connector.model.catalog import Exposure, Field, Gdpr, OfferTerms, PreviousTerms
 from connector.model.policy import DSC_COLLABORATION, DSC_CONSENT_STATUS, Policy
 
 SMALLEST_GROUP = 3
 DEFAULT_GROUP = 5
 
 OFFER_MEMBERS = (
-    *("id", "termsVersion", "approval", "approver", "collaboration", "keyExchange", "subjectsNamed"),
-    *("aggregateOnly", "dimensions", "minGroupSize", "maxRows", "trustsConsumer", "policies", "columns"),
+    *("id", "termsVersion", "previousTerms", "approval", "approver", "collaboration", "keyExchange"),
+    *("subjectsNamed", "aggregateOnly", "dimensions", "minGroupSize", "maxRows", "trustsConsumer"),
+    *("policies", "columns"),
     *("permission", "prohibition", "obligation"),
 )
 _RULE = frozenset({"action", "constraint", "duty"})
@@ -70,6 +71,7 @@ class OfferReader:
             trusts_consumer=offer.flag("trustsConsumer", False),
             max_rows=offer.whole("maxRows", least=1),
             policies=offer.texts("policies", allowed=self._policies),
+            previous=tuple(_previous(offer)),
         )
         self._check_exposure(offer, terms)
         self._check_policy(offer, terms)
@@ -221,6 +223,19 @@ class OfferReader:
     def _needs_consent(self, policy: Policy) -> bool:
         asked = policy.values_of(DSC_CONSENT_STATUS) or "obtainConsent" in _duties(policy)
         return bool(asked) or self._gdpr.disclosure_basis.startswith("consent")
+
+
+def _previous(offer: Members) -> Iterator[PreviousTerms]:
+    seen = {offer.text("termsVersion", "")}
+    for item in offer.objects("previousTerms", ("termsVersion", "sunset")):
+        version, sunset = item.text("termsVersion", pattern=_VERSION), item.instant("sunset")
+        if "sunset" not in item:
+            item.wrong("sunset", "is missing", "Say from which day on agreements under it give nothing.")
+        if version in seen:
+            item.wrong("termsVersion", f"{version!r} stands here already", "Name each earlier one once.")
+        seen.add(version)
+        if sunset is not None:
+            yield PreviousTerms(terms_version=version, sunset=sunset)
 
 
 def _duties(policy: Policy) -> frozenset[str]:

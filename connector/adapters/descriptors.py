@@ -15,7 +15,8 @@ import hashlib
 import importlib.resources
 import json
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
@@ -29,11 +30,13 @@ from connector.model.catalog import (
     Field,
     Gdpr,
     LogicalType,
+    OfferTerms,
     SourceRef,
     TransferFormat,
 )
 
 if TYPE_CHECKING:
+    import jsonschema_rs
     from jsonschema.protocols import Validator
 
 SUFFIX = ".odcs.yaml"
@@ -96,6 +99,15 @@ def load_catalog(folder: Path, *, policies: Collection[str], purposes: PurposeTr
     return found
 
 
+def refused(found: Iterable[tuple[str, str, str]]) -> DescriptorRefused:
+    """What showed only beside other descriptors, as (file:line, what is wrong, the mend)."""
+    problems = []
+    for where, text, mend in found:
+        file, _, line = where.rpartition(":")
+        problems.append(Problem(file, int(line), text, mend))
+    return DescriptorRefused(problems)
+
+
 def load_descriptor(file: Path, *, policies: Collection[str], purposes: PurposeTree) -> Dataset:
     """One file. Raises DescriptorInvalid naming every problem in it."""
     return _load(file, policies, purposes)[0]
@@ -134,18 +146,38 @@ def _bytes(file: Path) -> bytes:
 
 
 @functools.cache
-def _odcs_validator() -> Validator:
+def _odcs_schema() -> Any:
+    package = importlib.resources.files("open_data_contract_standard")
+    return json.loads(package.joinpath("schema.json").read_text(encoding="utf-8"))
+
+
+@functools.cache
+def _compiled() -> jsonschema_rs.Draft201909Validator:
+    import jsonschema_rs
+
+    return jsonschema_rs.Draft201909Validator(_odcs_schema())
+
+
+@functools.cache
+def _explaining() -> Validator:
     import jsonschema
 
-    package = importlib.resources.files("open_data_contract_standard")
-    schema = json.loads(package.joinpath("schema.json").read_text(encoding="utf-8"))
-    return jsonschema.Draft201909Validator(schema)
+    return jsonschema.Draft201909Validator(_odcs_schema())
 
 
 def _odcs_problems(root: Node, file: str) -> Iterator[Problem]:
+    """What is valid passes the compiled schema, a hundred times as fast; only what is not is explained."""
+    plain = root.plain
+    if not _compiled().is_valid(plain):
+        explained = list(_explained(root, plain, file))
+        text = "this is not a contract by the standard's schema"
+        yield from explained or [Problem(file, root.line, text, "See the standard's examples.")]
+
+
+def _explained(root: Node, plain: Any, file: str) -> Iterator[Problem]:
     from jsonschema.exceptions import best_match
 
-    for error in _odcs_validator().iter_errors(root.plain):
+    for error in _explaining().iter_errors(plain):
         nearest = best_match([error])
         path = list(nearest.absolute_path)
         line = root.line_at(path)
@@ -167,7 +199,7 @@ def _line_of_surplus(root: Node, path: Sequence[str | int], schema: Any) -> int 
 
 _DATASPACE = (
     *("title", "accessRights", "themes", "keywords", "formats", "events", "gdpr", "source"),
-    *("subjectKey", "policies", "offers"),
+    *("subjectKey", "policies", "offers", "retiredOn"),
 )
 _GDPR = (
     *("personalData", "controller", "jointControllers", "legalBasis", "disclosureBasis"),
@@ -185,6 +217,7 @@ class _DescriptorReader:
         self._problems = problems
         self._policies = policies
         self._purposes = purposes
+        self._column_lines: dict[str, int] = {}
         document = cast("dict[str, Node]", root.value)
         self._top = Members(root, problems, tuple(document), "the contract")
         self._ours = Members(self._entry(), problems, _DATASPACE, PROPERTY)
@@ -197,7 +230,8 @@ class _DescriptorReader:
         offers = OfferReader(fields, gdpr, subject_key, self._problems, self._policies, self._purposes)
         terms = tuple(offers.read(item) for item in ours.objects("offers", OFFER_MEMBERS))
         self._require_one("offers", [(o.id, o.terms_version) for o in terms])
-        formats = self._formats()
+        self._require_past(terms)
+        formats = self._formats(terms)
         if top.text("apiVersion") != API_VERSION:
             top.wrong("apiVersion", "another version of the standard", f"Write {API_VERSION}.")
         return Dataset(
@@ -221,7 +255,24 @@ class _DescriptorReader:
             contract_hash=contract_hash,
             where=self._problems.file,
             extra=self._extra(),
+            retired_on=self._retired_on(),
+            places=self._places(terms),
         )
+
+    def _retired_on(self) -> datetime | None:
+        date = self._ours.instant("retiredOn")
+        if date is not None and self._top.text("status", "") in ("draft", "proposed"):
+            self._ours.wrong("retiredOn", "it is not even published", "Leave it out, or set another status.")
+        return date
+
+    def _places(self, terms: Sequence[OfferTerms]) -> Mapping[str, str]:
+        """Where to look when a part breaks with what was published before."""
+        lines = {name: self._top.line(name) for name in ("version", "id", "schema")}
+        lines |= {name: self._ours.line(name) for name in ("subjectKey", "formats", "events", "offers")}
+        lines |= {f"column:{name}": line for name, line in self._column_lines.items()}
+        for offer, node in zip(terms, self._ours.nodes("offers"), strict=True):
+            lines[f"offer:{offer.id}:{offer.terms_version}"] = node.keys.get("termsVersion", node.line)
+        return {name: f"{self._problems.file}:{line}" for name, line in lines.items()}
 
     def _entry(self) -> Node:
         for item in self._top.nodes("customProperties"):
@@ -255,6 +306,7 @@ class _DescriptorReader:
             if name.lower() in names:
                 item.wrong("name", f"{name!r} stands here twice", "Column names differ in more than case.")
             names.add(name.lower())
+            self._column_lines[name] = node.line
             yield self._field(item, name)
 
     def _field(self, item: Members, name: str) -> Field:
@@ -267,6 +319,7 @@ class _DescriptorReader:
             classification=item.text("classification", ""),
             enum=tuple(_enum_values(item)),
             description=item.text("description", ""),
+            unit=_unit(item),
         )
 
     # members
@@ -340,11 +393,15 @@ class _DescriptorReader:
             table=table,
         )
 
-    def _formats(self) -> tuple[TransferFormat, ...]:
+    def _formats(self, terms: Sequence[OfferTerms]) -> tuple[TransferFormat, ...]:
         if "formats" not in self._ours:
             return (TransferFormat.FEDERATED_QUERY_PULL,)
         named = self._ours.texts("formats", allowed=tuple(f.value for f in TransferFormat))
-        return tuple(TransferFormat(name) for name in named)
+        formats = tuple(TransferFormat(name) for name in named)
+        if TransferFormat.HTTP_DATA_PULL in formats and terms and not any(t.lists_rows for t in terms):
+            mend = "Leave it out, or offer rows: FederatedQuery-PULL asks for groups and for named persons."
+            self._ours.wrong("formats", "HttpData-PULL gives rows, and no offer does", mend)
+        return formats
 
     def _events(self, formats: Sequence[TransferFormat]) -> tuple[str, ...]:
         events = self._ours.texts("events")
@@ -371,6 +428,14 @@ class _DescriptorReader:
             text = f"{repeated[0]!r} with terms {repeated[1]!r} stands here twice"
             self._ours.wrong(name, text, "Give one of them another id or termsVersion.")
 
+    def _require_past(self, terms: Sequence[OfferTerms]) -> None:
+        offered = {(o.id, o.terms_version) for o in terms}
+        for offer in terms:
+            for previous in offer.previous:
+                if (offer.id, previous.terms_version) in offered:
+                    text = f"version {previous.terms_version!r} of {offer.id!r} ends, and is offered still"
+                    self._ours.wrong("offers", text, "Take the offer out, or leave it out of previousTerms.")
+
     def _extra(self) -> Mapping[str, Any]:
         """What a catalogue may show beyond our own members."""
         return {n: self._top.members[n].plain for n in _KEPT_FOR_CATALOGUES if n in self._top}
@@ -380,6 +445,15 @@ _COLUMN = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,62}")
 _SETTING = re.compile(r"[a-z][a-z0-9_]{0,62}")
 _TABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)?")
 _EVENT_FORMATS = frozenset({TransferFormat.CLOUD_EVENTS_PUSH, TransferFormat.KAFKA_PULL})
+
+
+def _unit(item: Members) -> str:
+    """ODCS has no place for it: the column's `customProperties: [{property: unit, value: EUR}]`."""
+    for node in item.nodes("customProperties"):
+        members = node.value if isinstance(node.value, dict) else {}
+        if (name := members.get("property")) is not None and name.value == "unit" and "value" in members:
+            return str(members["value"].value)
+    return ""
 
 
 def _enum_values(item: Members) -> Iterator[str]:

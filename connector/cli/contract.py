@@ -1,21 +1,24 @@
-"""negotiate, approve, refuse, terminate: from an offer to an agreement, and its end."""
+"""negotiate, approve, refuse, counter, renew, terminate: from an offer to an agreement, and its end."""
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from connector.cli.output import AsJson, Folder, client, show, table
-from connector.errors import NotFound
+from connector.errors import NotFound, RequestInvalid
 from connector.model.person import PersonRole
 
 if TYPE_CHECKING:
     from connector.client import Api
 
 Here = Path()
+Subject = Annotated[str, typer.Option("--as", help="Who decides; an offer may name the only one who may.")]
 FINAL = ("FINALIZED", "TERMINATED")
 POLL_SECONDS = 0.1
 
@@ -54,17 +57,18 @@ def negotiations(
     if as_json:
         show(found, as_json=True, text="")
         return
-    columns = ("pid", "role", "counterParty", "dataset", "state", "waitingFor")
+    columns = ("pid", "role", "counterParty", "dataset", "state", "waitingFor", "approver")
     table(columns, [[n[c] for c in columns] for n in found["negotiations"]])
 
 
 def approve(
     pid: Annotated[str, typer.Argument(help="The negotiation that waits.")],
     folder: Folder = Here,
+    subject: Subject = "cli",
     as_json: AsJson = False,
 ) -> None:
     """Approve a negotiation, for the register's owner."""
-    with client(folder, roles=[PersonRole.APPROVER]) as api:
+    with client(folder, roles=[PersonRole.APPROVER], subject=subject) as api:
         done = api.post(f"/v1/negotiations/{pid}/approve")
     show(done, as_json=as_json, text=done["state"])
 
@@ -73,12 +77,75 @@ def refuse(
     pid: Annotated[str, typer.Argument(help="The negotiation that waits.")],
     reason: Annotated[str, typer.Option(help="Told to the other side.")],
     folder: Folder = Here,
+    subject: Subject = "cli",
     as_json: AsJson = False,
 ) -> None:
     """Refuse a negotiation, with a reason."""
-    with client(folder, roles=[PersonRole.APPROVER]) as api:
+    with client(folder, roles=[PersonRole.APPROVER], subject=subject) as api:
         done = api.post(f"/v1/negotiations/{pid}/refuse", {"reason": reason})
     show(done, as_json=as_json, text=done["state"])
+
+
+def counter(
+    pid: Annotated[str, typer.Argument(help="The negotiation that waits.")],
+    offer: Annotated[str, typer.Argument(help="The whole id of the offer to answer with.")],
+    folder: Folder = Here,
+    subject: Subject = "cli",
+    as_json: AsJson = False,
+) -> None:
+    """Answer a negotiation that waits with another offer."""
+    with client(folder, roles=[PersonRole.APPROVER, PersonRole.OPERATOR], subject=subject) as api:
+        done = api.post(f"/v1/negotiations/{pid}/counter", {"offer": offer})
+    show(done, as_json=as_json, text=done["state"])
+
+
+def renew(
+    agreement: Annotated[str, typer.Argument(help="The agreement's id.")],
+    folder: Folder = Here,
+    wait_seconds: Annotated[float, typer.Option(help="How long to wait for the end.")] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Accept the newest terms of the offer that an agreement was made on."""
+    with client(folder, roles=[PersonRole.OPERATOR]) as api:
+        made = api.post(f"/v1/agreements/{quote(agreement, safe='')}/renew")
+        done = _wait(api, f"/v1/negotiations/{made['pid']}", wait_seconds)
+    show(done, as_json=as_json, text=f"{done['state']}  {done['agreement'] or done['pid']}")
+    if done["state"] == "TERMINATED":
+        raise typer.Exit(1)
+
+
+def verify_agreement(
+    file: Annotated[Path, typer.Argument(help="What GET /v1/agreements/{id}/signatures answered.")],
+    jwks: Annotated[
+        list[str] | None,
+        typer.Option(help="A party's public keys, as participant=FILE; audit.jwks.json will do."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check offline that both parties signed an agreement, exactly as it stands there."""
+    from connector.access.agreement_signature import problem_offline
+
+    keys = {name: _jwks(Path(path)) for name, _, path in (item.partition("=") for item in jwks or [])}
+    try:
+        found = problem_offline(json.loads(file.read_text(encoding="utf-8")), keys)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise RequestInvalid(
+            "is no agreement with its signatures",
+            where=str(file),
+            mend="Save what GET /v1/agreements/{id}/signatures answers.",
+        ) from None
+    whose = "keys of your own" if keys else "the keys in the file: give --jwks to know whose they are"
+    text = "; ".join(found) or f"signed by both, checked with {whose}"
+    show({"valid": not found, "problems": found, "trusted": sorted(keys)}, as_json=as_json, text=text)
+    if found:
+        raise typer.Exit(1)
+
+
+def _jwks(file: Path) -> list[dict[str, Any]]:
+    try:
+        return list(json.loads(file.read_text(encoding="utf-8"))["keys"])
+    except (OSError, ValueError, KeyError, TypeError):
+        raise RequestInvalid("is not a JWKS file", where=str(file), mend="Write participant=FILE.") from None
 
 
 def agreements(folder: Folder = Here, as_json: AsJson = False) -> None:
@@ -88,7 +155,7 @@ def agreements(folder: Folder = Here, as_json: AsJson = False) -> None:
     if as_json:
         show(found, as_json=True, text="")
         return
-    columns = ("id", "role", "counterParty", "dataset", "offer", "state")
+    columns = ("id", "role", "counterParty", "dataset", "offer", "state", "inForce", "endsAt")
     table(columns, [[a[c] for c in columns] for a in found["agreements"]])
 
 

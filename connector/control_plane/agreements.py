@@ -1,16 +1,20 @@
 """Agreements: what both sides hold, whether it is in force now, and its end.
 
 DSP has no message that ends an agreement after FINALIZED. Its transfers are terminated instead, with a
-code by which the other side knows that the agreement went with them.
+code (validity.ENDED) by which the other side knows that the agreement went with them. Where none is live the
+other side reads it at the agreement's signatures, or learns it when it next asks for a transfer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Protocol
 
+from connector.access import validity
+from connector.access.validity import ENDED, UNSIGNED, require_in_force
+from connector.control_plane.terms import enforceable
 from connector.control_plane.unit import (
     AGREEMENT_FINALIZED,
     AGREEMENT_TERMINATED,
@@ -23,27 +27,38 @@ from connector.dsp.policy import policy_hash
 from connector.errors import Conflict, NotFound, NotPermitted, Reason
 from connector.model.audit import AuditEvent
 from connector.model.catalog import Dataset
-from connector.model.json import from_rfc3339
 from connector.model.negotiation import AgreementRecord, ContractNegotiation, Role
-from connector.model.policy import Agreement, AgreementState, Constraint, LogicalConstraint, Policy, Rule
+from connector.model.policy import Agreement, AgreementState
 from connector.ports import GrantSelector
 
-ENDED = "agreement_terminated"
-"""The code of a TransferTerminationMessage that ends the agreement as well; the reason of ended grants."""
+SIGNING_PATIENCE = timedelta(seconds=30)
+"""How long after FINALIZED a missing signature may still be under way."""
+
+_SOON_SECONDS = 3.0
+_LOOK_AGAIN_SECONDS = 0.02
 
 
 class TransferEnder(Protocol):
     """What ends transfers: connector.control_plane.transfer."""
 
-    async def end_under(self, unit: Unit, agreement_id: str, reasons: tuple[str, ...], by: str) -> None:
-        """Terminate every live transfer under the agreement, with code `agreement_terminated`."""
+    async def end_under(
+        self, unit: Unit, agreement_id: str, reasons: tuple[str, ...], by: str, *, code: str = ENDED
+    ) -> int:
+        """Terminate every live transfer under the agreement; how many there were."""
         ...
 
 
 class Agreements:
-    def __init__(self, environment: Environment, transfers: TransferEnder) -> None:
+    def __init__(
+        self,
+        environment: Environment,
+        transfers: TransferEnder,
+        catalogue: Callable[[], Mapping[str, Dataset]],
+    ) -> None:
+        """`catalogue`: ours, by whose dates agreements lapse."""
         self._environment = environment
         self._transfers = transfers
+        self._catalogue = catalogue
 
     async def get(self, agreement_id: str) -> AgreementRecord:
         """Whatever its state. Raises NotFound."""
@@ -60,8 +75,31 @@ class Agreements:
     async def valid(self, agreement_id: str) -> AgreementRecord:
         """In force at this moment. Raises NotFound, or NotPermitted with the reason."""
         record = await self.get(agreement_id)
-        require_in_force(record, self._environment.clock.now())
+        if (reason := self.why_not(record)) is not None:
+            raise NotPermitted([reason])
         return record
+
+    def why_not(self, record: AgreementRecord) -> Reason | None:
+        """Why it is not in force at this moment; None where it is."""
+        return validity.why_not(
+            record,
+            self._environment.clock.now(),
+            unsigned_peers=self._environment.unsigned_peers,
+            dataset=self._dataset(record),
+        )
+
+    def ends_at(self, record: AgreementRecord) -> datetime | None:
+        """The date, known to us as its provider, from which on it gives nothing."""
+        dataset = self._dataset(record)
+        return validity.ends_at(record, dataset) if dataset is not None else None
+
+    def waived(self, record: AgreementRecord) -> bool:
+        """Whether the operator's exception stands in for a signature."""
+        excepted = validity.excepted(record, self._environment.unsigned_peers)
+        return excepted and not record.signed_by_both
+
+    def _dataset(self, record: AgreementRecord) -> Dataset | None:
+        return self._catalogue().get(record.agreement.target) if record.role is Role.PROVIDER else None
 
     async def terminate(self, agreement_id: str, reason: str, *, by: str = "") -> AgreementRecord:
         """End it, its transfers and its grants at once; the peer hears of it by its transfers' termination.
@@ -91,13 +129,15 @@ async def sign(
 ) -> None:
     """Keep what both sides are about to hold; it is not in force before `put_into_force`.
 
-    `dataset`: the provider's own, whose terms are kept as they are now. Raises Conflict where the id is
-    taken: a peer must not replace somebody else's agreement.
+    `dataset`: the provider's own, whose terms are kept as they are now; rules that they cannot enforce are
+    kept without terms, and so give nothing. Raises Conflict where the id is taken: a peer must not replace
+    somebody else's agreement.
     """
     if await unit.tx.agreement(agreement.id) is not None:
         raise Conflict("This agreement id is in use already.", code="agreement_id_taken")
     offer_id = str(negotiation.offer.get("@id", ""))
-    terms = dataset.offer_with_wire_id(offer_id) if dataset else None
+    published = dataset.offer_with_wire_id(offer_id) if dataset else None
+    terms = enforceable(published, agreement.document) if published else None
     record = AgreementRecord(
         agreement=agreement,
         role=negotiation.role,
@@ -108,17 +148,27 @@ async def sign(
         contract_hash=dataset.contract_hash if dataset else "",
         terms_version=terms.terms_version if terms else "",
         policy_hash=policy_hash(agreement.document),
+        renews=negotiation.renews,
     )
     await unit.tx.save_agreement(record)
     await _record(unit, AuditEvent.AGREEMENT_AGREED, record, actor)
 
 
-async def put_into_force(unit: Unit, agreement_id: str, actor: str) -> None:
-    record = await unit.tx.agreement(agreement_id)
+async def put_into_force(
+    unit: Unit,
+    agreement_id: str,
+    actor: str,
+    sign: Callable[[AgreementRecord, Unit], AgreementRecord] | None = None,
+) -> AgreementRecord:
+    """`sign`: adds our signature, where it is ours to sign now."""
+    record = await unit.tx.agreement_for_change(agreement_id)
     if record is None:
         raise NotFound("There is no such agreement.")
-    await unit.tx.save_agreement(replace(record, state=AgreementState.ACTIVE))
+    record = replace(record, state=AgreementState.ACTIVE, in_force_at=unit.now)
+    record = sign(record, unit) if sign else record
+    await unit.tx.save_agreement(record)
     await _record(unit, AuditEvent.AGREEMENT_FINALIZED, record, actor)
+    return record
 
 
 async def announce_in_force(unit: Unit, agreement_id: str) -> None:
@@ -131,7 +181,7 @@ async def end_agreement(
     unit: Unit, agreement_id: str, reason: str, actor: str, *, code: str
 ) -> AgreementRecord | None:
     """Mark it terminated and stop its grants; None where there is none or it has ended already."""
-    record = await unit.tx.agreement(agreement_id)
+    record = await unit.tx.agreement_for_change(agreement_id)
     if record is None or record.state is AgreementState.TERMINATED:
         return None
     ended = replace(record, state=AgreementState.TERMINATED, ended_at=unit.now, ended_reason=reason or code)
@@ -141,6 +191,37 @@ async def end_agreement(
         await _record(unit, AuditEvent.AGREEMENT_TERMINATED, ended, actor, reasons=audit_codes(code))
         await unit.announce(AGREEMENT_TERMINATED, ended)
     return ended
+
+
+# --- in force -------------------------------------------------------------------------------------------
+
+
+async def usable(environment: Environment, agreement_id: str) -> AgreementRecord | None:
+    """Our agreement as a consumer, in force; None where there is none. Raises NotPermitted with the reason.
+
+    The signatures follow the FINALIZED event by a moment: what is only about to be signed is waited for.
+    """
+    until = environment.clock.now() + timedelta(seconds=_SOON_SECONDS)
+    while True:
+        async with environment.store.transaction(read_only=True) as tx:
+            record = await tx.agreement(agreement_id)
+        now = environment.clock.now()
+        if record is None or record.role is not Role.CONSUMER:
+            return None
+        try:
+            require_in_force(record, now, unsigned_peers=environment.unsigned_peers)
+        except NotPermitted as refused:
+            if refused.reasons[0].code != UNSIGNED or now >= until or not may_be_signed_yet(record, now):
+                raise
+        else:
+            return record
+        await environment.clock.sleep(_LOOK_AGAIN_SECONDS)
+
+
+def may_be_signed_yet(record: AgreementRecord, now: datetime) -> bool:
+    """Whether a signature that is not there may still be on its way."""
+    since = record.in_force_at
+    return record.signature_problem is None and since is not None and now - since < SIGNING_PATIENCE
 
 
 async def _record(
@@ -155,62 +236,6 @@ async def _record(
         contract_revision=record.contract_hash,
         reasons=reasons,
     )
-
-
-# --- validity -------------------------------------------------------------------------------------------
-
-
-def require_in_force(record: AgreementRecord, now: datetime) -> None:
-    """Raises NotPermitted with the reason. Dates that an `or` makes optional are the evaluator's business."""
-    if record.state is AgreementState.TERMINATED:
-        raise _not_in_force(ENDED, "The agreement has ended.")
-    if record.state is not AgreementState.ACTIVE:
-        raise _not_in_force("agreement_not_final", "The agreement is not in force yet.")
-    if not _within_dates(record.agreement.policy, now):
-        raise _not_in_force("agreement_out_of_time", "The agreement's time has run out or not come yet.")
-
-
-def _not_in_force(code: str, text: str) -> NotPermitted:
-    return NotPermitted([Reason(code=code, text=text, source="agreement")])
-
-
-_HOLDS: Mapping[str, frozenset[int]] = {
-    "lt": frozenset({-1}),
-    "lteq": frozenset({-1, 0}),
-    "eq": frozenset({0}),
-    "gteq": frozenset({0, 1}),
-    "gt": frozenset({1}),
-}
-"""ODRL operator -> which of -1, 0, 1 (now before, at, after the date) it allows."""
-
-
-def _within_dates(policy: Policy, now: datetime) -> bool:
-    """Whether some permission is open by its dates. Prohibitions alone are always in time."""
-    return not policy.permissions or any(_open(rule, now) for rule in policy.permissions)
-
-
-def _open(rule: Rule, now: datetime) -> bool:
-    return all(_date_holds(c, now) for c in _required(rule.constraints) if c.left_operand == "dateTime")
-
-
-def _required(constraints: Sequence[Constraint | LogicalConstraint]) -> Iterator[Constraint]:
-    for constraint in constraints:
-        if isinstance(constraint, Constraint):
-            yield constraint
-        elif constraint.operator in ("and", "andSequence"):
-            yield from _required(constraint.constraints)
-
-
-def _date_holds(constraint: Constraint, now: datetime) -> bool:
-    right = constraint.right_operand
-    text = right.get("@value") if isinstance(right, Mapping) else right
-    try:
-        date = from_rfc3339(text) if isinstance(text, str) else None
-    except ValueError:
-        date = None
-    if date is None:
-        return False  # a date that cannot be read opens nothing
-    return ((now > date) - (now < date)) in _HOLDS.get(constraint.operator, frozenset())
 
 
 def is_provider_of(record: AgreementRecord, consumer_id: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from connector.access.vocabulary import classify
 from connector.control_plane import agreements
 from connector.control_plane.hooks import (
     APPROVAL,
@@ -18,6 +19,7 @@ from connector.control_plane.hooks import (
     Verify,
 )
 from connector.control_plane.process import Processes, require_own_address
+from connector.control_plane.signatures import AgreementSignatures
 from connector.control_plane.unit import Environment, Unit, audit_codes, retried
 from connector.dsp import negotiation as rules
 from connector.dsp import policy
@@ -32,9 +34,16 @@ from connector.dsp.messages import (
     NegotiationMessage,
 )
 from connector.dsp.wire import Fields
-from connector.errors import Conflict, IllegalTransition, MessageInvalid, NotPermitted, Reason
+from connector.errors import (
+    Conflict,
+    IllegalTransition,
+    MessageInvalid,
+    NotPermitted,
+    Reason,
+    RequestInvalid,
+)
 from connector.model.audit import AuditEvent
-from connector.model.catalog import Dataset
+from connector.model.catalog import Dataset, OfferTerms
 from connector.model.json import JsonObject
 from connector.model.negotiation import ContractNegotiation, NegotiationState, Role
 from connector.model.participant import Participant
@@ -55,19 +64,28 @@ class Negotiations(Processes[ContractNegotiation, NegotiationMessage, Act]):
         *,
         hook: NegotiationHook,
         catalogue: Callable[[], Mapping[str, Dataset]],
+        signatures: AgreementSignatures,
     ) -> None:
         super().__init__(environment, rules, hook)
         self._catalogue = catalogue
+        self._signatures = signatures
 
     # --- ours to begin ----------------------------------------------------------------------------------
 
     async def request(
-        self, provider: Participant, dataset_id: str, offer: JsonObject, *, dsp_url: str = "", by: str = ""
+        self,
+        provider: Participant,
+        dataset_id: str,
+        offer: JsonObject,
+        *,
+        dsp_url: str = "",
+        by: str = "",
+        renews: str = "",
     ) -> ContractNegotiation:
         """As consumer: ask for an agreement on `offer`, an Offer as the provider's catalogue shows it.
 
-        `dsp_url`: where the provider's protocol base is, if not where the registry says.
-        Raises MessageInvalid where the offer is none.
+        `dsp_url`: where the provider's protocol base is, if not where the registry says. `renews`: our
+        agreement that is to be followed by this one. Raises MessageInvalid where the offer is none.
         """
         message = ContractRequestMessage(
             id=self._environment.new_id(),
@@ -75,7 +93,7 @@ class Negotiations(Processes[ContractNegotiation, NegotiationMessage, Act]):
             offer=_offer(offer, dataset_id),
             callback_address=self._environment.dsp_url,
         )
-        return await self._begin(provider, Role.CONSUMER, message, dsp_url, by)
+        return await self._begin(provider, Role.CONSUMER, message, dsp_url, by, renews)
 
     async def propose(
         self, consumer: Participant, dataset_id: str, offer: JsonObject, *, dsp_url: str = "", by: str = ""
@@ -118,10 +136,15 @@ class Negotiations(Processes[ContractNegotiation, NegotiationMessage, Act]):
         async with self._environment.store.transaction(read_only=True) as tx:
             return await tx.negotiations(waiting=waiting, limit=limit, after=after)
 
+    def approver(self, negotiation: ContractNegotiation) -> str:
+        """The subject of the only person who may decide on it; "" where any approver may."""
+        terms = self._terms(negotiation) if negotiation.role is Role.PROVIDER else None
+        return terms.approver if terms else ""
+
     async def approve(self, pid: str, *, by: str) -> ContractNegotiation:
         """Carry out what waits for approval. It is judged anew first: what held when it was asked for may
         not hold now. Raises NotFound, Conflict, NotPermitted; then it still waits."""
-        held = await self._waiting(pid)
+        held = await self._waiting(pid, by)
         action = await self._hook.decide(held)
         if isinstance(action, Hold) and action.why == APPROVAL and action.proposed:
             action = action.proposed
@@ -133,9 +156,33 @@ class Negotiations(Processes[ContractNegotiation, NegotiationMessage, Act]):
 
     async def refuse(self, pid: str, reasons: Sequence[str], *, by: str) -> ContractNegotiation:
         """End what waits for approval. `reasons` go to the peer: no personal data in them."""
-        held = await self._waiting(pid)
+        held = await self._waiting(pid, by)
         action = Terminate(code="refused", reasons=tuple(reasons))
         return await self._settled_by(by, held, action, AuditEvent.NEGOTIATION_REFUSED)
+
+    async def counter(self, pid: str, document: JsonObject, *, by: str) -> ContractNegotiation:
+        """Answer what waits for approval with another offer, `document`, for the other side to decide on.
+
+        As provider it must be one that we publish for this dataset and would let this consumer have: what is
+        offered must be enforceable as it stands. As consumer it may be any whose rules somebody makes hold;
+        rules that the provider does not publish wait for its people, and may be refused.
+        Raises NotFound, Conflict, NotPermitted, RequestInvalid; then it still waits.
+        """
+        held = await self._waiting(pid, by)
+        offer = _offer(document, held.dataset_id)
+        if offer.id == held.offer.get("@id") and policy.same_rules(offer.document, held.offer):
+            raise Conflict("That is the offer that waits.", code="same_offer", mend="Approve it instead.")
+        if held.role is Role.PROVIDER:
+            await self._require_ours(held, offer)
+        else:
+            classify(offer.policy, trusts_consumer=True)  # what nobody can make hold is not asked for
+        approved = offer.id if held.role is Role.PROVIDER and self._may_approve(held, offer, by) else ""
+        return await self._settled_by(
+            by,
+            replace(held, approved_offer=approved),
+            Offer(document=offer.document),
+            AuditEvent.NEGOTIATION_COUNTERED,
+        )
 
     async def terminate(
         self, pid: str, code: str, reasons: Sequence[str] = (), *, by: str = ""
@@ -163,10 +210,10 @@ class Negotiations(Processes[ContractNegotiation, NegotiationMessage, Act]):
         )
 
     async def _begin(
-        self, peer: Participant, role: Role, message: _Opening, dsp_url: str, by: str
+        self, peer: Participant, role: Role, message: _Opening, dsp_url: str, by: str, renews: str = ""
     ) -> ContractNegotiation:
         fresh = self._fresh(peer, role, message, (dsp_url or peer.dsp_url).rstrip("/"), role)
-        opened = replace(fresh, sending=message.kind, last_message_id=message.id)
+        opened = replace(fresh, sending=message.kind, last_message_id=message.id, renews=renews)
         async with self._environment.unit() as unit:
             return await self._open(unit, opened, message, role, by or self._environment.participant_id)
 
@@ -188,11 +235,43 @@ class Negotiations(Processes[ContractNegotiation, NegotiationMessage, Act]):
 
         return await retried(step)
 
-    async def _waiting(self, pid: str) -> ContractNegotiation:
+    async def _waiting(self, pid: str, by: str) -> ContractNegotiation:
+        """Raises NotPermitted where somebody else than `by` is to decide."""
         held = await self.get(pid)
         if held.waiting_for != APPROVAL:
             raise Conflict("This negotiation does not wait for approval.", code="not_waiting")
+        approver = self.approver(held)
+        if approver not in ("", by):
+            text = f"{approver!r} decides on this offer."
+            raise NotPermitted(
+                [Reason(code="not_the_approver", text=text, source="offer")],
+                mend="Have them decide, or name another approver in the offer.",
+            )
         return held
+
+    def _terms(self, negotiation: ContractNegotiation) -> OfferTerms | None:
+        """Ours, by the id of the last offer."""
+        dataset = self._catalogue().get(negotiation.dataset_id)
+        return dataset.offer_with_wire_id(str(negotiation.offer.get("@id"))) if dataset else None
+
+    async def _require_ours(self, held: ContractNegotiation, offer: WireOffer) -> None:
+        """Judged as if the consumer had accepted it already."""
+        terms = self._terms(replace(held, offer=offer.document))
+        if terms is None or not policy.same_rules(policy.render_offer("", terms.policy), offer.document):
+            raise RequestInvalid(
+                "is not an offer that we publish for this dataset",
+                where="offer",
+                code="offer_unknown",
+                mend="Counter with the id of another offer of the descriptor.",
+            )
+        accepted = replace(held, offer=offer.document, state=NegotiationState.ACCEPTED, waiting_for="")
+        action = await self._hook.decide(accepted)
+        if isinstance(action, Terminate):
+            raise _denied(action)
+
+    def _may_approve(self, held: ContractNegotiation, offer: WireOffer, by: str) -> bool:
+        """Whether who counters with this offer of ours could approve it as well."""
+        return self.approver(replace(held, offer=offer.document)) in ("", by)
 
     async def _settled_by(
         self, person: str, held: ContractNegotiation, action: Act, event: AuditEvent
@@ -202,6 +281,7 @@ class Negotiations(Processes[ContractNegotiation, NegotiationMessage, Act]):
             if current.version != held.version:
                 raise Conflict("The negotiation has moved on.", code="moved_on", mend="Look at it again.")
             await self._record(unit, event, current, person)
+            current = replace(current, approved_offer=held.approved_offer)
             return await self._say(unit, current, self._message(current, action), by=person)
 
     async def _record(
@@ -271,7 +351,12 @@ class Negotiations(Processes[ContractNegotiation, NegotiationMessage, Act]):
                 await self._record(unit, AuditEvent.AGREEMENT_VERIFIED, process, actor)
             case ContractNegotiationEventMessage(event_type=NegotiationEvent.FINALIZED):
                 # the provider's own word: in force for us now, so that a quick consumer is not turned away
-                await agreements.put_into_force(unit, process.agreement_id, actor)
+                if sender is process.role:
+                    signed = self._signatures.signed
+                    record = await agreements.put_into_force(unit, process.agreement_id, actor, signed)
+                    await self._signatures.send(unit, record, process.peer_address)
+                else:
+                    await agreements.put_into_force(unit, process.agreement_id, actor)
             case ContractNegotiationTerminationMessage(code=code):
                 await self._record(unit, AuditEvent.NEGOTIATION_TERMINATED, process, actor, code)
                 await agreements.end_agreement(

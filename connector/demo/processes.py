@@ -59,9 +59,9 @@ class Process:
                 start_new_session=True,
             )
 
-    def wait_ready(self) -> None:
+    def wait_ready(self, seconds: float = READY_SECONDS) -> None:
         """Raises Unavailable with the end of the log when it stops or does not come up in time."""
-        deadline = time.monotonic() + READY_SECONDS
+        deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if self._running is None or self._running.poll() is not None:
                 raise Unavailable(
@@ -71,7 +71,7 @@ class Process:
                 if httpx.get(f"{self.base_url}/health/ready", timeout=2, trust_env=False).status_code == 200:
                     return
             time.sleep(0.05)
-        raise Unavailable(f"{self.name} is not ready after {READY_SECONDS:.0f} s.", mend=f"See {self.log}.")
+        raise Unavailable(f"{self.name} is not ready after {seconds:.0f} s.", mend=f"See {self.log}.")
 
     def kill(self) -> None:
         """As a power cut would."""

@@ -27,8 +27,12 @@ POLICY_PART = ("profile", *RULES)
 _INSTANT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)")
 """xsd:dateTime with an offset; Python's own reader takes other ISO 8601 forms as well."""
 
+ODRL_PREFIXES = ("odrl:", "http://www.w3.org/ns/odrl/2/")
+"""What a term of ODRL may carry in front: peers that read the messages as JSON-LD write some terms out."""
+
 _FRAME = frozenset({"@id", "@type", "target", "assigner", "assignee", "timestamp"})
 _OUR_PREFIX = "dsc:"
+_TERMS = frozenset({"action", "leftOperand"})
 
 
 # --- wire -> model -------------------------------------------------------------------------------------
@@ -104,7 +108,7 @@ def _rules(fields: Fields, name: str) -> tuple[Rule, ...]:
 
 def _rule(fields: Fields) -> Rule:
     return Rule(
-        action=fields.text("action"),
+        action=short_term(fields.text("action")),
         constraints=tuple(_constraint(c) for c in fields.objects("constraint", at_least=0)),
         duties=_rules(fields, "duty"),
     )
@@ -125,10 +129,15 @@ def _atomic_constraint(fields: Fields) -> Constraint:
     if not isinstance(right, str | dict | list):
         fields.invalid("rightOperand", "must be a string, an object or an array")
     return Constraint(
-        left_operand=fields.text("leftOperand"),
+        left_operand=short_term(fields.text("leftOperand")),
         operator=fields.one_of("operator", OPERATORS),
         right_operand=right,
     )
+
+
+def short_term(name: str) -> str:
+    """`purpose` for `odrl:purpose`: one and the same term. The wire object keeps what was written."""
+    return next((name.removeprefix(p) for p in ODRL_PREFIXES if name.startswith(p)), name)
 
 
 # --- model -> wire -------------------------------------------------------------------------------------
@@ -141,7 +150,7 @@ def render_policy(policy: Policy) -> dict[str, Any]:
         "prohibition": policy.prohibitions,
         "obligation": policy.obligations,
     }
-    part: dict[str, Any] = {"profile": PROFILE} if _uses_our_terms(policy) else {}
+    part: dict[str, Any] = {"profile": PROFILE} if uses_our_terms(policy) else {}
     part.update({name: [_render_rule(r) for r in held] for name, held in rules.items() if held})
     return part
 
@@ -154,6 +163,15 @@ def render_offer(offer_id: str, policy: Policy, *, target: str | None = None) ->
 def offer_for(document: JsonObject, target: str) -> JsonObject:
     """A catalogue's Offer as a negotiation message carries it."""
     return {**document, "@type": "Offer", "target": target}
+
+
+def with_rules(offer: JsonObject, rules: JsonObject) -> JsonObject:
+    """`offer` with the lists of rules that `rules` has in place of its own; an empty one is left out. Our
+    profile is named where a term of ours comes in. Raises MessageInvalid."""
+    changed = {k: v for k, v in {**offer, **rules}.items() if k not in RULES or v}
+    if uses_our_terms(parse_policy(Fields(changed, "offer"))):
+        changed["profile"] = sorted(_profiles(changed) | {PROFILE})
+    return changed
 
 
 def render_agreement(
@@ -171,7 +189,8 @@ def render_agreement(
     }
 
 
-def _uses_our_terms(policy: Policy) -> bool:
+def uses_our_terms(policy: Policy) -> bool:
+    """Whether it holds an action or a left operand of our profile."""
     pending = [*policy.permissions, *policy.prohibitions, *policy.obligations]
     while pending:
         rule = pending.pop()
@@ -209,7 +228,32 @@ def same_rules(one: JsonObject, other: JsonObject) -> bool:
 
     Members that neither DSP nor the other object has could mean anything: they are a difference.
     """
-    return _comparable(one) == _comparable(other)
+    return _comparable(_in_short(one)) == _comparable(_in_short(other))
+
+
+def narrows(ours: JsonObject, theirs: JsonObject) -> bool:
+    """Whether `theirs` permits nothing beyond `ours`, as far as that shows without weighing operands: every
+    permission is one of ours with, at most, more constraints and duties; every prohibition and obligation of
+    ours is there. What DSP does not know must be as in ours.
+    """
+    ours, theirs = _in_short(ours), _in_short(theirs)
+    beside = [{k: v for k, v in d.items() if k not in _FRAME | {*POLICY_PART}} for d in (ours, theirs)]
+    profiles = [_profiles(d) for d in (ours, theirs)]
+    return (
+        beside[0] == beside[1]
+        and profiles[0] <= profiles[1] <= profiles[0] | {PROFILE}
+        and bool(theirs.get("permission"))
+        and all(
+            any(_narrows_rule(our, their) for our in ours.get("permission", ()))
+            for their in theirs["permission"]
+        )
+        and all(_holds_all(ours, theirs, name) for name in ("prohibition", "obligation"))
+    )
+
+
+def rules_of(document: JsonObject) -> JsonObject:
+    """Its lists of rules, and nothing beside them."""
+    return {name: document[name] for name in RULES if name in document}
 
 
 def policy_hash(document: JsonObject) -> str:
@@ -224,3 +268,28 @@ def _comparable(document: JsonObject) -> Mapping[str, object]:
     for name in RULES:
         parts[name] = sorted(canonical(rule) for rule in document.get(name, ()))
     return parts
+
+
+def _in_short(value: Any, name: str = "") -> Any:
+    """Its terms of ODRL without prefixes. Right operands are values, not terms: they stay."""
+    if isinstance(value, Mapping) and name != "rightOperand":
+        return {k: _in_short(v, k) for k, v in value.items()}
+    if isinstance(value, list) and name != "rightOperand":
+        return [_in_short(item, name) for item in value]
+    return short_term(value) if name in _TERMS and isinstance(value, str) else value
+
+
+def _profiles(document: JsonObject) -> frozenset[str]:
+    profile = document.get("profile", [])
+    return frozenset(profile if isinstance(profile, list) else [profile])
+
+
+def _narrows_rule(ours: JsonObject, theirs: JsonObject) -> bool:
+    more = ("constraint", "duty")
+    rest = [{k: v for k, v in rule.items() if k not in more} for rule in (ours, theirs)]
+    return rest[0] == rest[1] and all(_holds_all(ours, theirs, name) for name in more)
+
+
+def _holds_all(ours: JsonObject, theirs: JsonObject, name: str) -> bool:
+    held = {canonical(item) for item in theirs.get(name, ())}
+    return all(canonical(item) in held for item in ours.get(name, ()))

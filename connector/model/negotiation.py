@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from connector.model.catalog import OfferTerms
 from connector.model.json import JsonObject
@@ -44,7 +46,8 @@ class ContractNegotiation:
     acknowledged: "decided" and "acknowledged" are two facts. `waiting_for` is "" or `approval`.
     `offer` is the last offer's wire object, of whichever side; `answered_offer` the one before it.
     `last_message_id` is the `@id` of our own last message; `received` names the peer's latest
-    messages, so that a repeat changes nothing.
+    messages, so that a repeat changes nothing. `renews`: our agreement that this one is to follow.
+    `approved_offer`: the offer that whoever must approve it has made themselves, as a counter-offer.
     """
 
     pid: str
@@ -62,6 +65,8 @@ class ContractNegotiation:
     reasons: tuple[str, ...] = ()
     last_message_id: str = ""
     received: tuple[str, ...] = ()
+    renews: str = ""
+    approved_offer: str = ""
     created_at: datetime
     updated_at: datetime
     version: int = 0
@@ -76,11 +81,27 @@ class ContractNegotiation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AgreementSignature:
+    """A participant's compact JWS over the agreement's statement (connector.access.agreement_signature).
+
+    `jwk` is the public key that verified it, as the trust list named it when we took it: keys change, and
+    the signature is to be checked for as long as the agreement is kept.
+    """
+
+    participant: str
+    jws: str
+    jwk: Mapping[str, Any]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AgreementRecord:
     """An agreement and what this side knows about it.
 
     `terms` is the provider's own snapshot of the offer at signing: later terms never change it.
-    Hashes are SHA-256 over canonical JSON (contract: over the descriptor file).
+    Hashes are SHA-256 over canonical JSON (contract: over the descriptor file); a consumer knows that of the
+    contract, and the terms version, from the provider's signature. `signature_problem` says why the other
+    side's is not there: a code and a text. `renews`: our agreement that this one follows.
     """
 
     agreement: Agreement
@@ -92,9 +113,20 @@ class AgreementRecord:
     contract_hash: str = ""
     terms_version: str = ""
     policy_hash: str = ""
+    in_force_at: datetime | None = None
+    signatures: tuple[AgreementSignature, ...] = ()
+    signature_problem: tuple[str, str] | None = None
+    renews: str = ""
     ended_at: datetime | None = None
     ended_reason: str = ""
 
     @property
     def counter_party(self) -> str:
         return self.agreement.assignee if self.role is Role.PROVIDER else self.agreement.assigner
+
+    @property
+    def signed_by_both(self) -> bool:
+        return {s.participant for s in self.signatures} >= {self.agreement.assigner, self.agreement.assignee}
+
+    def signature_of(self, participant_id: str) -> AgreementSignature | None:
+        return next((s for s in self.signatures if s.participant == participant_id), None)

@@ -19,6 +19,7 @@ from connector.demo.stage import Stage
 SCENES: Sequence[tuple[str, Callable[[Stage], None]]] = (
     ("1  Catalogue: what do the others offer?", catalogue.run),
     ("2  Contract: negotiated over DSP, one approved by a person", contracts.run),
+    ("2b Search: everybody's catalogue in one index", catalogue.search),
     ("3  Token: short, for one agreement and one purpose, bound to our key", tokens.run),
     ("4a Planning: a joint picture by pseudonymous key", queries.planning),
     ("4b Aggregate only: groups of at least five, enforced by the provider", queries.aggregate_only),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from connector.client import Api
@@ -42,6 +43,7 @@ def agree(stage: Stage, contract: Contract) -> str:
     with stage.ecosystem.api(contract.provider, PersonRole.VIEWER) as provider:
         theirs = provider.get(f"/v1/agreements/{agreement}")["document"]
     stage.narrator.check(ours == theirs, "  both sides hold the same agreement", theirs)
+    _check_signatures(stage, contract, agreement)
     return agreement
 
 
@@ -52,17 +54,36 @@ def _offer(consumer: Api, contract: Contract) -> str:
 
 
 def _approve(stage: Stage, contract: Contract, asked: Mapping[str, Any]) -> None:
-    with stage.ecosystem.api(contract.provider, PersonRole.APPROVER, subject="register owner") as owner:
+    with stage.ecosystem.api(contract.provider, PersonRole.APPROVER, subject="somebody-else") as other:
         waiting = stage.until(
-            lambda: owner.get("/v1/negotiations", waiting="true")["negotiations"],
+            lambda: other.get("/v1/negotiations", waiting="true")["negotiations"],
             lambda found: any(n["peerPid"] == asked["pid"] for n in found),
         )
         held = next(n for n in waiting if n["peerPid"] == asked["pid"])
         stage.narrator.check(
             held["state"] == "REQUESTED", f"{contract.name} waits for the register's owner", held
         )
-        owner.post(f"/v1/negotiations/{held['pid']}/approve")
-        stage.narrator.say("the register's owner approves through the operator's API")
+        stage.refused("approval by somebody else", lambda: other.post(f"{_path(held)}/approve"))
+    with stage.ecosystem.api(contract.provider, PersonRole.APPROVER, subject=held["approver"]) as owner:
+        owner.post(f"{_path(held)}/approve")
+        stage.narrator.say(f"{held['approver']} approves through the operator's API")
+
+
+def _path(negotiation: Mapping[str, Any]) -> str:
+    return f"/v1/negotiations/{negotiation['pid']}"
+
+
+def _check_signatures(stage: Stage, contract: Contract, agreement: str) -> None:
+    """The transfers started: so the consumer holds both signatures. The provider may be a moment behind."""
+    for side in (contract.consumer, contract.provider):
+        with stage.ecosystem.api(side, PersonRole.VIEWER) as api:
+            shown = stage.until(
+                partial(api.get, f"/v1/agreements/{agreement}/signatures"),
+                lambda found: not found["missing"],
+            )
+            valid = [s["participant"] for s in shown["signatures"] if s["valid"] and s["keyListed"]]
+            ok = sorted(valid) == sorted([contract.consumer, contract.provider])
+            stage.narrator.check(ok, f"  {side} holds both signatures over it, and they verify", shown)
 
 
 def _start_transfer(stage: Stage, consumer: Api, agreement: str, format_: str) -> None:

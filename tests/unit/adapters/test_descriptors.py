@@ -6,6 +6,7 @@ import hashlib
 import re
 import shutil
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,11 @@ def test_a_dataset_has_what_its_descriptor_says() -> None:
     leavers = catalogue()["leavers"]
     assert leavers.status is DatasetStatus.ACTIVE
     assert leavers.title["sv"] == "De som avbrutit sin utbildning"
-    assert leavers.formats == (TransferFormat.FEDERATED_QUERY_PULL, TransferFormat.CLOUD_EVENTS_PUSH)
+    assert leavers.formats == (
+        TransferFormat.FEDERATED_QUERY_PULL,
+        TransferFormat.HTTP_DATA_PULL,
+        TransferFormat.CLOUD_EVENTS_PUSH,
+    )
     assert "fi.dataspace.consent.given.v1" in leavers.event_types
     assert leavers.gdpr.disclosure_basis == "consent"
     assert leavers.subject_key == "hetu"
@@ -194,6 +199,55 @@ def test_pseudonymise_and_the_key_in_the_clear_contradict_each_other(tmp_path: P
     text = _changed(BENEFITS, (delete, '            - {action: "dsc:pseudonymise"}\n'))
     with pytest.raises(DescriptorInvalid, match="dsc:pseudonymise, and the subject key in the clear"):
         load(tmp_path, text)
+
+
+PREVIOUS = 'previousTerms: [{termsVersion: "0.9", sunset: 2026-12-31T12:00:00+02:00}]'
+
+
+def test_dates_that_end_terms_and_datasets(tmp_path: Path) -> None:
+    """docs/descriptors.md: a day begins at midnight UTC, an instant is one; units belong to columns."""
+    text = _changed(
+        CLIENTS,
+        ("      accessRights: RESTRICTED\n", "      accessRights: RESTRICTED\n      retiredOn: 2027-06-30\n"),
+        ('          termsVersion: "1.0"\n', f'          termsVersion: "1.0"\n          {PREVIOUS}\n'),
+        ("status: active", "status: deprecated"),
+    )
+    dataset = load(tmp_path, text)
+    assert dataset.retires_at == datetime(2027, 6, 30, tzinfo=UTC)
+    assert dataset.sunset_of("planning", "0.9") == datetime(2026, 12, 31, 10, tzinfo=UTC)
+    assert (dataset.sunset_of("planning", "1.0"), dataset.sunset_of("other", "0.9")) == (None, None)
+    days = catalogue()["benefits"].field_named("sick_days")
+    assert days is not None
+    assert days.unit == "days"
+
+
+def test_a_place_for_whatever_breaks_later(tmp_path: Path) -> None:
+    """The gate at start names file:line of what breaks with what was published before."""
+    dataset = load(tmp_path, CLIENTS)
+    for place, mark in (
+        ("version", "version: 1.0.0"),
+        ("column:service", "- name: service"),
+        ("offer:planning:1.0", 'termsVersion: "1.0"'),
+        ("subjectKey", "subjectKey: hetu"),
+    ):
+        assert dataset.places[place] == f"{tmp_path / 'x.odcs.yaml'}:{_line(CLIENTS, mark)}"
+
+
+def test_dates_that_make_no_sense(tmp_path: Path) -> None:
+    """An end of what never began; an offer that ends and is offered."""
+    draft = _changed(
+        CLIENTS,
+        ("status: active", "status: draft"),
+        ("      keywords:", "      retiredOn: 2027-01-01\n      keywords:"),
+    )
+    with pytest.raises(DescriptorInvalid, match="it is not even published"):
+        load(tmp_path, draft)
+    planning, case_work = BENEFITS.split("        - id: case-work\n")
+    second = case_work.replace("          termsVersion", f"          {PREVIOUS}\n          termsVersion", 1)
+    first = planning.replace('termsVersion: "1.0"', 'termsVersion: "0.9"')
+    offered = f"{first}        - id: planning\n{second}"
+    with pytest.raises(DescriptorInvalid, match="is offered still"):
+        load(tmp_path, offered)
 
 
 def test_all_mistakes_of_a_file_are_told_at_once(tmp_path: Path) -> None:
