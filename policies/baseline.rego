@@ -38,10 +38,10 @@ checks contains "participant_active" if input.consumer.status == "active"
 
 checks contains "dataset_status" if input.dataset.status == "active"
 
-# Deprecated: agreements that exist go on, no new ones are made.
+# Deprecated: shown, agreements that exist go on, no new ones are made.
 checks contains "dataset_status" if {
 	input.dataset.status == "deprecated"
-	input.stage in {"transfer", "query", "event"}
+	input.stage in {"catalog", "transfer", "query", "event"}
 }
 
 checks contains "format" if {

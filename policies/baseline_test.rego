@@ -51,6 +51,21 @@ test_every_single_requirement_denies if {
 	refused(patched("/agreement/target", "clients")) == {"agreement"}
 }
 
+test_deprecated_is_shown_and_takes_no_new_agreements if {
+	deprecated := json.patch(
+		query,
+		[
+			{"op": "replace", "path": "/dataset/status", "value": "deprecated"},
+			{"op": "replace", "path": "/agreement", "value": null},
+			{"op": "replace", "path": "/request/format", "value": null},
+		],
+	)
+	at_catalog := object.union(deprecated, {"stage": "catalog"})
+	baseline.decision.allow with input as at_catalog
+	at_negotiation := object.union(deprecated, {"stage": "negotiation"})
+	"dataset_status" in refused(at_negotiation)
+}
+
 test_the_wider_purpose_of_the_dataset_covers_the_narrower if {
 	d := baseline.decision with input as patched("/dataset/purposes", ["public-service-provision"])
 	d.allow

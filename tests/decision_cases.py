@@ -123,6 +123,7 @@ ORDINARY = [
     _case("outreach-query", dataset="leavers", offer="outreach"),
     _case("outreach-event", dataset="leavers", offer="outreach", stage="event", format=PUSH),
     _case("deprecated-goes-on", dataset="clients", dataset_=DatasetStatus.DEPRECATED),
+    _case("deprecated-is-shown", dataset="clients", stage="catalog", dataset_=DatasetStatus.DEPRECATED),
 ]
 
 REFUSED = [

@@ -54,6 +54,9 @@ BASELINE = "dataspace.baseline"
 OPERATORS = "dataspace.policies"
 """The package below which a participant's own policies live, each by its name."""
 
+UNDECIDED = frozenset({"policy_unavailable", "trust_unavailable"})
+"""Codes of denials that say nothing about who asks: a part of ours does not answer."""
+
 APPLIED_LIMITS = frozenset({"max_rows", "max_bytes"})
 """The limits that the data plane applies. A permit with another one is a denial: it would not hold."""
 

@@ -1,79 +1,130 @@
-"""Catalogues: ours, as a peer may see it (DSP 2025-1 §5), and a peer's, as we read it."""
+"""Our catalogue, as a peer may see it (DSP 2025-1 §5)."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Protocol
-from urllib.parse import quote
+from dataclasses import dataclass
 
-from connector.dsp.catalog import Catalog, CatalogDataset, Publisher, is_shown, parse_catalog, parse_dataset
+from connector.control_plane.catalog_pages import (
+    MOST_DECISIONS,
+    START,
+    Entries,
+    Page,
+    PageTokens,
+    Place,
+    Shelf,
+)
+from connector.control_plane.catalog_visibility import Sightings
+from connector.dsp.catalog import Publisher, is_shown
+from connector.dsp.catalog_filter import CatalogFilter, parse_filter
 from connector.dsp.messages import CatalogRequestMessage
+from connector.dsp.wire import compact_json
 from connector.errors import NotFound, RequestInvalid
 from connector.model.audit import AuditEvent
 from connector.model.catalog import Dataset
-from connector.model.json import JsonObject
 from connector.model.participant import Participant
 
+CONTINUATION = "continuationToken"
+"""The query parameter of a page's URL."""
+
+MOST_A_PAGE = 1_000
+
 Visible = Callable[[str, Dataset], Awaitable[bool]]
-"""`visible(participant_id, dataset)`: whether policy lets this participant know of it."""
+"""`visible(participant_id, dataset)`: whether policy lets this participant know of it, decided now."""
 
 Audit = Callable[..., Awaitable[object]]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Served:
+    """An answer as it goes out. `next` and `previous`: absolute URLs, "" where there is nothing."""
+
+    content: bytes
+    next: str = ""
+    previous: str = ""
+
+
 class Catalogs:
+    """`tokens` must be equal on every replica, as `Keys.derive` makes their key."""
+
     def __init__(
         self,
         *,
         publisher: Publisher,
         catalogue: Callable[[], Mapping[str, Dataset]],
-        visible: Visible,
+        sightings: Sightings,
+        tokens: PageTokens,
         audit: Audit,
+        page_size: int = 100,
     ) -> None:
         self._publisher = publisher
         self._catalogue = catalogue
-        self._visible = visible
+        self._shelf = Shelf(catalogue)
+        self._sightings = sightings
+        self._tokens = tokens
         self._audit = audit
+        self._page_size = page_size
+        self._entries = Entries(publisher.entry)
+        self._frame = compact_json(publisher.frame()).removesuffix(b"}")
 
-    async def request(self, peer: Participant, message: CatalogRequestMessage) -> JsonObject:
-        """Everything `peer` may see. Raises RequestInvalid for a filter: none is defined here."""
-        if message.filter:
-            raise RequestInvalid(
-                "is not supported", where="filter", mend="Leave it out.", code="filter_unsupported"
-            )
-        datasets = [d for d in self._catalogue().values() if is_shown(d)]
-        seen = {d.id for d in datasets if await self._visible(peer.id, d)}
-        await self._audit(AuditEvent.CATALOG_SERVED, actor=peer.id, outcome=f"{len(seen)} datasets")
-        return self._publisher.catalog(datasets, lambda d: d.id in seen)
+    async def request(self, peer: Participant, message: CatalogRequestMessage, token: str = "") -> Served:
+        """A page of what `peer` may see, by id; `token` is that of its URL, "" for the first.
 
-    async def dataset(self, peer: Participant, dataset_id: str) -> JsonObject:
+        Raises RequestInvalid for a filter or a token that is not understood, Unavailable where nothing can
+        be decided: an empty catalogue would say that there is nothing.
+        """
+        place, asked = self._place(peer, message, token)
+        # a filter with offsets counts on whole pages: there it is the peer who asks for the next
+        counted = asked.offset > 0 or asked.limit is not None
+        page = await self._shelf.page(
+            self._sightings.viewer(peer.id),
+            lambda d: is_shown(d) and asked.holds(d),
+            size=min(asked.limit or self._page_size, MOST_A_PAGE),
+            place=place,
+            skip=0 if token else asked.offset,
+            most_decisions=None if counted else MOST_DECISIONS,
+        )
+        await self._audit(AuditEvent.CATALOG_SERVED, actor=peer.id, outcome=f"{len(page.shown)} datasets")
+        return Served(
+            content=self._content(page),
+            next=self._url(peer, page.next, asked),
+            previous=self._url(peer, page.previous, asked),
+        )
+
+    async def dataset(self, peer: Participant, dataset_id: str) -> Served:
         """Raises NotFound for what does not exist and for what `peer` may not see alike."""
         dataset = self._catalogue().get(dataset_id)
-        if dataset is None or not is_shown(dataset) or not await self._visible(peer.id, dataset):
+        if dataset is None or not is_shown(dataset):
+            raise NotFound("There is no such dataset.")
+        (offers,) = await self._sightings.viewer(peer.id).offers([dataset])
+        if not offers:
             raise NotFound("There is no such dataset.")
         await self._audit(AuditEvent.CATALOG_SERVED, actor=peer.id, object=dataset_id)
-        return self._publisher.dataset(dataset)
+        return Served(content=compact_json(self._publisher.dataset(dataset, offers)))
 
+    def _content(self, page: Page) -> bytes:
+        if not page.shown:
+            return self._frame + b"}"  # an empty array would break the schema
+        return self._frame + b',"dataset":[' + self._entries.joined(page.shown) + b"]}"
 
-class Fetch(Protocol):
-    async def __call__(
-        self, method: str, url: str, recipient: str, body: JsonObject | None = None
-    ) -> JsonObject:
-        """The object a peer answers. Raises PeerError."""
-        ...
+    def _place(
+        self, peer: Participant, message: CatalogRequestMessage, token: str
+    ) -> tuple[Place, CatalogFilter]:
+        """A page's URL brings its filter along; whoever repeats the filter repeats the same one."""
+        if not token:
+            return START, parse_filter(message.filter)
+        place, about = self._tokens.open(peer.id, token)
+        if message.filter and list(message.filter) != list(about):
+            raise RequestInvalid(
+                "is not the one that this page is of",
+                where="filter",
+                mend="Follow the link with the same filter, or with none.",
+                code="continuation_token_invalid",
+            )
+        return place, parse_filter(about)
 
-
-class PeerCatalogs:
-    """What others offer, asked for now."""
-
-    def __init__(self, fetch: Fetch) -> None:
-        self._fetch = fetch
-
-    async def catalog(self, provider: Participant) -> Catalog:
-        """Raises PeerError, or MessageInvalid where the answer is no Catalog."""
-        body = CatalogRequestMessage().document()
-        answer = await self._fetch("POST", f"{provider.dsp_url}/catalog/request", provider.id, body)
-        return parse_catalog(answer)
-
-    async def dataset(self, provider: Participant, dataset_id: str) -> CatalogDataset:
-        url = f"{provider.dsp_url}/catalog/datasets/{quote(dataset_id, safe='')}"
-        return parse_dataset(await self._fetch("GET", url, provider.id))
+    def _url(self, peer: Participant, place: Place | None, asked: CatalogFilter) -> str:
+        if place is None:
+            return ""
+        token = self._tokens.seal(peer.id, place, asked.wire)
+        return f"{self._publisher.dsp_url}/catalog/request?{CONTINUATION}={token}"

@@ -13,7 +13,7 @@ from typing import Any
 from connector.dsp.messages import CONTEXT
 from connector.dsp.policy import parse_catalog_offer, render_offer
 from connector.dsp.wire import Fields
-from connector.model.catalog import Dataset, DatasetStatus
+from connector.model.catalog import Dataset, DatasetStatus, OfferTerms
 from connector.model.json import JsonObject
 from connector.model.policy import Offer
 
@@ -35,26 +35,31 @@ class Publisher:
 
     def catalog(self, datasets: Iterable[Dataset], visible: Visibility) -> JsonObject:
         """The root Catalog: what is shown at all and `visible` to the one who asks."""
-        shown = [self._dataset(d) for d in datasets if is_shown(d) and visible(d)]
-        catalog = {
+        shown = [self.entry(d, d.offers) for d in datasets if is_shown(d) and visible(d)]
+        return {**self.frame(), "dataset": shown} if shown else self.frame()
+
+    def frame(self) -> dict[str, Any]:
+        """A root Catalog without its datasets."""
+        return {
             "@context": [CONTEXT],
             "@id": f"{self.dsp_url}/catalog",
             "@type": "Catalog",
             "participantId": self.participant_id,
             "service": [self._service()],
         }
-        return {**catalog, "dataset": shown} if shown else catalog
 
-    def dataset(self, dataset: Dataset) -> JsonObject:
-        """One Dataset as the root of an answer."""
-        return {"@context": [CONTEXT], **self._dataset(dataset)}
+    def dataset(self, dataset: Dataset, offers: Iterable[OfferTerms] | None = None) -> JsonObject:
+        """One Dataset as the root of an answer, with these of its offers, or all."""
+        shown = dataset.offers if offers is None else offers
+        return {"@context": [CONTEXT], **self.entry(dataset, shown)}
 
-    def _dataset(self, dataset: Dataset) -> dict[str, Any]:
+    def entry(self, dataset: Dataset, offers: Iterable[OfferTerms]) -> dict[str, Any]:
+        """A Dataset as it stands in a Catalog."""
         return {
             "@id": dataset.id,
             "@type": "Dataset",
             **_description(dataset),
-            "hasPolicy": [render_offer(o.wire_id(dataset.id), o.policy) for o in dataset.offers],
+            "hasPolicy": [render_offer(o.wire_id(dataset.id), o.policy) for o in offers],
             "distribution": [
                 {"@type": "Distribution", "format": f.value, "accessService": self._service()}
                 for f in dataset.formats
