@@ -1,4 +1,4 @@
-"""catalog, query, explain: what others offer, and what they answer."""
+"""query, explain: what others answer."""
 
 from __future__ import annotations
 
@@ -13,27 +13,6 @@ from connector.model.person import PersonRole
 Here = Path()
 Purpose = Annotated[str, typer.Option("--purpose", "-p", help="What the answer is for; it must be agreed.")]
 Sql = Annotated[str, typer.Argument(help="One SELECT over participant.dataset names.")]
-
-
-def catalog(
-    folder: Folder = Here,
-    participant: Annotated[str, typer.Option(help="Only this participant.")] = "",
-    as_json: AsJson = False,
-) -> None:
-    """List the datasets that other participants offer us."""
-    with client(folder, roles=[PersonRole.VIEWER]) as api:
-        found = api.get("/v1/catalog", **({"participant": participant} if participant else {}))
-    if as_json:
-        show(found, as_json=True, text="")
-        return
-    rows = [
-        (p["id"], d["id"], d["title"], ", ".join(o["id"] for o in d["offers"]))
-        for p in found["participants"]
-        for d in p["datasets"]
-    ]
-    table(("participant", "dataset", "title", "offers"), rows)
-    for dead in (p for p in found["participants"] if p["error"]):
-        typer.echo(f"{dead['id']}: {dead['error']}", err=True)
 
 
 def query(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import Any, cast
 
 import pytest
@@ -10,9 +11,11 @@ import pytest
 from connector.access.peers import Peers
 from connector.control_plane import discovery
 from connector.control_plane.discovery import Discovery
+from connector.control_plane.peer_catalogs import PeerCatalogs
 from connector.dsp.catalog import Publisher
 from connector.errors import NotFound, PeerProtocolError, PeerRefused, PeerUnreachable, Reason
 from connector.model.participant import Participant, ParticipantStatus
+from connector.ports import PeerResponse
 from tests.agreed import Agreed
 from tests.pair import dataset
 
@@ -22,11 +25,9 @@ CATALOG = Publisher(participant_id="kela", dsp_url="https://kela.example/dsp/202
 OFFERS = CATALOG["dataset"][0]
 
 
-def nested(depth: int) -> dict[str, Any]:
-    catalog: dict[str, Any] = {"@type": "Catalog", "@id": "c", "participantId": "city"}
-    for _ in range(depth):
-        catalog = {"@type": "Catalog", "@id": "c", "participantId": "city", "catalog": [catalog]}
-    return catalog
+def nested(depth: int) -> bytes:
+    opening = b'{"@type":"Catalog","@id":"c","participantId":"city"'
+    return (opening + b',"catalog":[') * depth + opening + b"}" + b"]}" * depth
 
 
 class StubPeers:
@@ -49,6 +50,11 @@ class StubPeers:
             await asyncio.Event().wait()
         return answer
 
+    async def ask(self, participant: Participant, method: str, url: str, **about: Any) -> PeerResponse:
+        answer = await self.call(participant, method, url, **about)
+        body = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        return PeerResponse(status=200, headers={}, body=body)
+
 
 @pytest.fixture
 def stub() -> StubPeers:
@@ -58,7 +64,13 @@ def stub() -> StubPeers:
 def looking(stub: StubPeers) -> Discovery:
     agreed = Agreed()
     stub._peers = Peers(agreed.registry, cast("Any", None), cast("Any", None))
-    return Discovery(participant_id="youth", trust=agreed.registry, peers=cast("Any", stub))
+    peers = cast("Any", stub)
+    return Discovery(
+        participant_id="youth",
+        trust=agreed.registry,
+        peers=peers,
+        catalogs=PeerCatalogs(peers, agreed.clock),
+    )
 
 
 DEAD = {
@@ -67,7 +79,8 @@ DEAD = {
     "no object": ([], "catalogue cannot be read"),
     "nothing": (None, "catalogue cannot be read"),
     "another message": ({"@type": "Dataset"}, "catalogue cannot be read"),
-    "too deep": (nested(2_000), "nests too deep"),
+    "too deep": (nested(2_000), "deeper than 64 levels"),
+    "half a catalogue": (nested(3)[:-1], "catalogue cannot be read"),
     "silent": (..., "in time"),
 }
 
@@ -84,6 +97,14 @@ async def test_one_bad_peer_spoils_no_others_catalogue(
     assert seen["kela"].error == ""
     assert seen["city"].datasets == ()
     assert text in seen["city"].error
+
+
+async def test_one_bad_dataset_costs_only_itself(stub: StubPeers) -> None:
+    """It is named; the others are seen."""
+    stub.answers = {"kela": {**CATALOG, "dataset": [{"@id": "broken"}, *CATALOG["dataset"]]}}
+    (seen,) = await looking(stub).look("kela")
+    assert ([d.id for d in seen.datasets], seen.error) == (["benefits"], "")
+    assert [(p.dataset, p.code) for p in seen.problems] == [("broken", "dataset_invalid")]
 
 
 async def test_nobody_asks_the_suspended_or_oneself(stub: StubPeers) -> None:
@@ -118,3 +139,16 @@ async def test_a_dataset_that_cannot_be_read_is_the_peers_fault(stub: StubPeers,
     with pytest.raises(PeerProtocolError) as failed:
         await look.offer(look.provider("kela"), "benefits", "x")
     assert failed.value.participant == "kela"
+
+
+async def test_an_offer_with_a_new_id_is_known_by_its_rules(stub: StubPeers) -> None:
+    """dsp.md 7.10d: EDC gives its offers new ids at each look; the rules say which one is meant."""
+    (offer,) = OFFERS["hasPolicy"]
+    stub.answers["kela"] = OFFERS
+    found = looking(stub)
+    rules = {name: offer[name] for name in ("permission", "prohibition", "obligation")}
+    kela = found.provider("kela")
+    assert await found.offer(kela, "benefits", "of yesterday", rules) == offer
+    for other in (None, {}, {"permission": [{"action": "use"}]}):
+        with pytest.raises(NotFound):
+            await found.offer(kela, "benefits", "of yesterday", other)
