@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
+from connector.access import validity
+from connector.access.bearer import Bearers
 from connector.control_plane import agreements
 from connector.control_plane.hooks import Complete, Start, Suspend, Terminate, TransferHook
 from connector.control_plane.process import Processes, require_own_address
@@ -27,11 +30,14 @@ from connector.model.audit import AuditEvent
 from connector.model.catalog import TransferFormat
 from connector.model.negotiation import AgreementRecord, Role
 from connector.model.participant import Participant
-from connector.model.transfer import DataAddress, TransferProcess
+from connector.model.transfer import DataAddress, TransferProcess, TransferState
 from connector.ports import GrantSelector, Transaction
 
 SUSPENDED = "transfer_suspended"
 ENDED = "transfer_ended"
+
+PAGE = 500
+"""Transfers read at a time, where a list may want few of them."""
 
 Act = Start | Suspend | Complete | Terminate
 
@@ -39,8 +45,12 @@ Act = Start | Suspend | Complete | Terminate
 class Transfers(Processes[TransferProcess, TransferMessage, Act]):
     NOUN = "transfer process"
 
-    def __init__(self, environment: Environment, *, hook: TransferHook) -> None:
+    def __init__(
+        self, environment: Environment, *, hook: TransferHook, bearers: Bearers | None = None
+    ) -> None:
+        """`bearers`: for plain DSP peers; without it no start carries one."""
         super().__init__(environment, rules, hook)
+        self._bearers = bearers
 
     # --- ours to begin ----------------------------------------------------------------------------------
 
@@ -53,16 +63,16 @@ class Transfers(Processes[TransferProcess, TransferMessage, Act]):
         dsp_url: str = "",
         by: str = "",
     ) -> TransferProcess:
-        """As consumer: ask for the data of an agreement in one of its formats.
+        """As consumer: ask for the data of an agreement in one of its formats. One that is only about to be
+        signed by both sides is waited for.
 
         `data_address`: where the provider is to push. `dsp_url`: the provider's protocol base, if not
         the one the agreement was negotiated with. Raises NotFound, NotPermitted.
         """
+        record = await agreements.usable(self._environment, agreement_id)
+        if record is None:
+            raise NotFound("There is no such agreement of ours as a consumer.")
         async with self._environment.unit() as unit:
-            record = await unit.tx.agreement(agreement_id)
-            if record is None or record.role is not Role.CONSUMER:
-                raise NotFound("There is no such agreement of ours as a consumer.")
-            agreements.require_in_force(record, unit.now)
             message = TransferRequestMessage(
                 id=self._environment.new_id(),
                 consumer_pid=self._environment.new_id(),
@@ -107,9 +117,25 @@ class Transfers(Processes[TransferProcess, TransferMessage, Act]):
 
     # --- for our operator -------------------------------------------------------------------------------
 
-    async def list(self, *, agreement_id: str | None = None) -> Sequence[TransferProcess]:
+    async def list(
+        self,
+        *,
+        agreement_id: str | None = None,
+        state: TransferState | None = None,
+        limit: int = 100,
+        after: str = "",
+    ) -> Sequence[TransferProcess]:
+        """By pid, ascending, after `after`."""
+        found: list[TransferProcess] = []
+        size = limit if state is None else PAGE
         async with self._environment.store.transaction(read_only=True) as tx:
-            return await tx.transfers(agreement_id=agreement_id)
+            while len(found) < limit:
+                page = await tx.transfers_page(agreement_id=agreement_id, limit=size, after=after)
+                found += [t for t in page if state in (None, t.state)]
+                if len(page) < size:
+                    break
+                after = page[-1].pid
+        return found[:limit]
 
     async def suspend(
         self, pid: str, code: str = "", reasons: Sequence[str] = (), *, by: str = ""
@@ -130,12 +156,25 @@ class Transfers(Processes[TransferProcess, TransferMessage, Act]):
 
     # --- for agreements ---------------------------------------------------------------------------------
 
-    async def end_under(self, unit: Unit, agreement_id: str, reasons: tuple[str, ...], by: str) -> None:
-        """Terminate every live transfer under an agreement that has ended, but those that end already."""
-        for transfer in await unit.tx.transfers(agreement_id=agreement_id):
-            if not transfer.state.final and transfer.sending not in (rules.COMPLETION, rules.TERMINATION):
-                termination = self._termination(transfer, agreements.ENDED, reasons)
-                await self._say(unit, transfer, termination, by=by)
+    async def end_under(
+        self,
+        unit: Unit,
+        agreement_id: str,
+        reasons: tuple[str, ...],
+        by: str,
+        *,
+        code: str = validity.ENDED,
+    ) -> int:
+        """Terminate every live transfer under an agreement that has ended or lapsed, but those that end
+        already; how many there were."""
+        live = [
+            transfer
+            for transfer in await unit.tx.transfers(agreement_id=agreement_id)
+            if not transfer.state.final and transfer.sending not in (rules.COMPLETION, rules.TERMINATION)
+        ]
+        for transfer in live:
+            await self._say(unit, transfer, self._termination(transfer, code, reasons), by=by)
+        return len(live)
 
     # --- steps ------------------------------------------------------------------------------------------
 
@@ -183,8 +222,29 @@ class Transfers(Processes[TransferProcess, TransferMessage, Act]):
         )
 
     async def _stop(self, unit: Unit, process: TransferProcess, reason: str) -> None:
-        if process.role is Role.PROVIDER:  # grants are the provider's
+        if process.role is Role.PROVIDER:  # grants and bearers are the provider's
             await unit.stop_grants(GrantSelector(transfer_pid=process.pid), reason)
+            if self._bearers is not None:
+                await self._bearers.revoke(unit.tx, process.pid)
+
+    async def _as_sent(
+        self, unit: Unit, process: TransferProcess, message: TransferMessage
+    ) -> TransferMessage:
+        """A start for a plain DSP peer carries a new bearer. Nothing but the outbox has it in clear, and only
+        until the peer does."""
+        if not isinstance(message, TransferStartMessage) or message.data_address is None:
+            return message
+        if self._bearers is None or not self._bearers.serves(process):
+            return message
+        token = await self._bearers.issue(unit.tx, process)
+        return replace(message, data_address=message.data_address.with_bearer(token))
+
+    async def _tell_address(self, unit: Unit, process: TransferProcess) -> None:
+        """A consumer resumed, and its bearer died with the suspension: the new one travels in a start message
+        that moves nothing. The protocol has no other way to tell it."""
+        if self._bearers is not None and self._bearers.serves(process):
+            start = TransferStartMessage(data_address=process.data_address, **self._head(process))
+            await unit.send(process, await self._as_sent(unit, process, start))
 
     # --- what Processes asks for ------------------------------------------------------------------------
 
@@ -210,12 +270,19 @@ class Transfers(Processes[TransferProcess, TransferMessage, Act]):
     def _termination(self, process: TransferProcess, code: str, reasons: tuple[str, ...]) -> TransferMessage:
         return TransferTerminationMessage(code=code, reason=reasons, **self._head(process))
 
+    def _moves_nothing(
+        self, process: TransferProcess, message: TransferMessage, at: datetime
+    ) -> TransferProcess | None:
+        return rules.with_new_address(process, message, at=at)
+
     async def _said(
         self, unit: Unit, process: TransferProcess, message: TransferMessage, sender: Role, actor: str
     ) -> None:
         match message:
             case TransferStartMessage():
                 await self._record(unit, AuditEvent.TRANSFER_STARTED, process, actor)
+                if sender is not process.role:
+                    await self._tell_address(unit, process)
             case TransferSuspensionMessage(code=code):
                 await self._stop(unit, process, SUSPENDED)
                 await self._record(unit, AuditEvent.TRANSFER_SUSPENDED, process, actor, code)
@@ -225,7 +292,7 @@ class Transfers(Processes[TransferProcess, TransferMessage, Act]):
             case TransferTerminationMessage(code=code):
                 await self._stop(unit, process, ENDED)
                 await self._record(unit, AuditEvent.TRANSFER_ENDED, process, actor, code)
-                if code == agreements.ENDED and sender is not process.role:
+                if code == validity.ENDED and sender is not process.role:
                     reason = "; ".join(message.reasons)
                     await agreements.end_agreement(unit, process.agreement_id, reason, actor, code=code)
 

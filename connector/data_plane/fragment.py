@@ -68,6 +68,16 @@ def parse_fragment(sql: str, dataset: Dataset, permit: Permit) -> Fragment:
     return fragment
 
 
+def whole_view(dataset: Dataset, permit: Permit) -> Fragment:
+    """Every row and column that the permit shows. Raises NotPermitted where it shows no rows as such."""
+    columns = tuple(exposed_columns(dataset, permit))
+    if not columns:
+        _bar(permit, "columns", "no_columns", "Nothing of this dataset may be shown.")
+    fragment = Fragment(dataset_id=dataset.id, columns=columns)
+    require_permitted(fragment, dataset, permit)
+    return fragment
+
+
 def named_subjects(fragment: Fragment, dataset: Dataset) -> tuple[str, ...] | None:
     """The personal ids, normalised, that the condition holds every row to; None when it names none.
 

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from connector.access.admission import Admission, Disclosures, LiveGrant
@@ -22,15 +23,16 @@ from connector.access.audit import Auditor
 from connector.access.grants import EpochBoard, GrantWatch
 from connector.data_plane import explain, obligations, transport
 from connector.data_plane.columns import Pseudonymisers
-from connector.data_plane.fragment import named_subjects, parse_fragment
+from connector.data_plane.fragment import named_subjects, parse_fragment, whole_view
 from connector.data_plane.render import RenderedQuery, render
+from connector.data_plane.rows import RowWriter
 from connector.errors import GrantStopped, NotPermitted, Reason, TokenRejected
 from connector.model.audit import AuditEvent
-from connector.model.catalog import Dataset
+from connector.model.catalog import Dataset, TransferFormat
 from connector.model.consent import ConsentSet
 from connector.model.decision import Permit, Revisions
 from connector.model.fragment import EndRecord, Fragment
-from connector.model.token import Actor, VerifiedClaims
+from connector.model.token import DataClaims
 from connector.ports import Clock, Source
 
 if TYPE_CHECKING:
@@ -71,7 +73,7 @@ class Running:
     statement: str
     batch_rows: int
     consenting: ConsentSet | None
-    actor: Actor | None
+    claims: DataClaims
     written: Written = field(default_factory=Written)
     outcome_recorded: bool = False
 
@@ -90,6 +92,7 @@ class Pipeline:
         pseudonymisers: Callable[[LiveGrant, Permit], Awaitable[Pseudonymisers]],
         source_of: Callable[[Dataset], Source],
         sign_end: Callable[[EndRecord], str],
+        is_revoked: Callable[[DataClaims], bool] = lambda _: False,
     ) -> None:
         self._participant_id = participant_id
         self._clock = clock
@@ -101,8 +104,9 @@ class Pipeline:
         self._pseudonymisers = pseudonymisers
         self._source_of = source_of
         self._sign_end = sign_end
+        self._is_revoked = is_revoked
 
-    async def describe(self, claims: VerifiedClaims, dataset_id: str) -> dict[str, Any]:
+    async def describe(self, claims: DataClaims, dataset_id: str) -> dict[str, Any]:
         """What this token may see of the dataset. Raises NotPermitted, GrantStopped."""
         live = await self._live(claims, dataset_id)
         async with self._admission.refusals_on_record(live, AuditEvent.QUERY_DECIDED, actor=claims.actor):
@@ -111,13 +115,28 @@ class Pipeline:
             live.dataset, permit, live.grant, self._participant_id, permit.revisions.policy
         )
 
-    async def prepare(self, claims: VerifiedClaims, dataset_id: str, *, sql: str, batch_rows: int) -> Running:
+    async def prepare(self, claims: DataClaims, dataset_id: str, *, sql: str, batch_rows: int) -> Running:
         """Steps 2 to 4; the decision is on record when this returns. Raises what a consumer may be told."""
-        live = await self._live(claims, dataset_id)
+        live = await self._live(claims, dataset_id, TransferFormat.FEDERATED_QUERY_PULL)
+        return await self._prepare(live, claims, sql, batch_rows, partial(parse_fragment, sql))
+
+    async def prepare_view(self, claims: DataClaims, dataset_id: str, *, batch_rows: int) -> Running:
+        """The same for all that the permit shows of the dataset."""
+        live = await self._live(claims, dataset_id, TransferFormat.HTTP_DATA_PULL)
+        return await self._prepare(live, claims, f"VIEW {dataset_id}", batch_rows, whole_view)
+
+    async def _prepare(
+        self,
+        live: LiveGrant,
+        claims: DataClaims,
+        sql: str,
+        batch_rows: int,
+        fragment_of: Callable[[Dataset, Permit], Fragment],
+    ) -> Running:
         event = AuditEvent.QUERY_DECIDED
         async with self._admission.refusals_on_record(live, event, statement=sql, actor=claims.actor):
             permit = await self._admission.decide(live, STAGE, actor=claims.actor)
-            fragment = parse_fragment(sql, live.dataset, permit)
+            fragment = fragment_of(live.dataset, permit)
             consenting = await self._consenting(permit)
             _require_consent_of_named(fragment, live.dataset, permit, consenting)
             pseudonymisers = await self._pseudonymisers(live, permit)
@@ -142,7 +161,7 @@ class Pipeline:
             statement=sql,
             batch_rows=batch_rows,
             consenting=consenting,
-            actor=claims.actor,
+            claims=claims,
         )
 
     @contextmanager
@@ -160,6 +179,16 @@ class Pipeline:
 
         batches = self._batches(running, watch)
         return transport.encode(running.rendered.schema(), batches, finish, self._clock.now)
+
+    def texts(self, running: Running, watch: GrantWatch, writer: RowWriter) -> AsyncGenerator[bytes, None]:
+        """`chunks` as text. Raises what stopped it: then the answer must be seen to break off."""
+
+        async def finish(rows: int, _digest: str, error: str) -> str:
+            await self._outcome(running, rows, "stopped" if watch.cancelled else error or "complete")
+            return ""
+
+        batches = self._batches(running, watch)
+        return transport.encode_rows(running.rendered.schema(), batches, writer, finish)
 
     async def never_begun(self, running: Running) -> None:
         """Where no outcome is on record yet, the consumer left before the first byte: that is the outcome."""
@@ -194,12 +223,14 @@ class Pipeline:
 
     async def _decide_anew(self, running: Running, watch: GrantWatch) -> None:
         """The epoch moved. Rows: go on with those who may still be shown. Aggregates: start over."""
+        if self._is_revoked(running.claims):
+            raise GrantStopped("the access token was revoked", code="token_revoked")
         live = await self._admission.load(running.live.grant.id)
         event = AuditEvent.QUERY_DECIDED
         async with self._admission.refusals_on_record(
-            live, event, statement=running.statement, actor=running.actor
+            live, event, statement=running.statement, actor=running.claims.actor
         ):
-            permit = await self._admission.decide(live, STAGE, actor=running.actor)
+            permit = await self._admission.decide(live, STAGE, actor=running.claims.actor)
             consenting = await self._consenting(permit)
             _require_consent_of_named(running.fragment, live.dataset, permit, consenting)
         if _shape(permit) != _shape(running.permit):
@@ -207,7 +238,12 @@ class Pipeline:
         if running.fragment.aggregated and permit.consent:
             raise GrantStopped("a consent has changed; ask again", code="consent_changed", retryable=True)
         await self._admission.on_record(
-            live, event, permit, statement=running.statement, refers=running.audit_id, actor=running.actor
+            live,
+            event,
+            permit,
+            statement=running.statement,
+            refers=running.audit_id,
+            actor=running.claims.actor,
         )
         running.live, running.permit, running.consenting = live, permit, consenting
         watch.decided(live.grant)
@@ -216,7 +252,10 @@ class Pipeline:
         until = running.consenting.good_until if running.consenting else None
         return until is not None and self._clock.now() >= until
 
-    async def _live(self, claims: VerifiedClaims, dataset_id: str) -> LiveGrant:
+    async def _live(
+        self, claims: DataClaims, dataset_id: str, format_: TransferFormat | None = None
+    ) -> LiveGrant:
+        """`format_`: the grant must be for this way of access."""
         detail = claims.detail
         if detail is None or not detail.grant_id:
             raise TokenRejected("The token names no agreement.")
@@ -225,6 +264,8 @@ class Pipeline:
         stated = (claims.subject, detail.agreement_id, detail.dataset_id, detail.purpose, dataset_id)
         if stated != (grant.consumer, grant.agreement_id, grant.dataset_id, grant.purpose, grant.dataset_id):
             raise TokenRejected("The token is not for this dataset.")
+        if format_ not in (None, grant.format):
+            raise TokenRejected("The token is for another way of access.")
         return live
 
     async def _consenting(self, permit: Permit) -> ConsentSet | None:

@@ -15,6 +15,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from connector.access.end_record import MADE_AT_KEY, METADATA_KEY
+from connector.data_plane.rows import RowWriter
 from connector.errors import ConnectorError
 from connector.model.json import to_rfc3339
 
@@ -31,6 +32,9 @@ INTERNAL_ERROR = ConnectorError.code
 CONSUMER_LEFT = "consumer_left"
 IN_THREAD_BYTES = 1 << 20
 """From here on, compressing a batch would hold up the event loop for a millisecond and more."""
+
+TEXT_IN_THREAD_BYTES = 1 << 14
+"""The same for turning it into text, which takes far longer."""
 
 
 async def encode(
@@ -63,6 +67,36 @@ async def encode(
     yield wire.last_chunk(await finish(rows, wire.digest(), _code(failure)))
     if failure is not None and not isinstance(failure, ConnectorError):
         raise failure
+
+
+async def encode_rows(
+    schema: pa.Schema, batches: AsyncIterator[pa.RecordBatch], writer: RowWriter, finish: Finish
+) -> AsyncGenerator[bytes, None]:
+    """The same for clients that read no end record. What is not whole ends in an exception instead: whoever
+    sends it must then break the connection off, for nothing else tells such a client. `finish` is called
+    exactly once, with no digest; what it returns is not sent."""
+    rows, pending = 0, writer.begin(schema)
+    try:
+        async with _closed(batches):
+            async for batch in batches:
+                chunk = pending + await _written(writer, batch)
+                rows, pending = rows + batch.num_rows, b""
+                yield chunk
+    except (GeneratorExit, asyncio.CancelledError):
+        await _despite_cancellation(finish(rows, "", CONSUMER_LEFT))
+        raise
+    except Exception as error:
+        await finish(rows, "", _code(error))
+        raise
+    await finish(rows, "", "")
+    if last := pending + writer.end():
+        yield last
+
+
+async def _written(writer: RowWriter, batch: pa.RecordBatch) -> bytes:
+    if batch.nbytes >= TEXT_IN_THREAD_BYTES:
+        return await asyncio.to_thread(writer.rows, batch)
+    return writer.rows(batch)
 
 
 class _Wire:

@@ -86,8 +86,12 @@ def receive(machine: Machine[Any], process: P, kind: str, key: str, at: datetime
     """The peer sent `kind`; `key` names that message. Raises IllegalTransition."""
     base = _settled(machine, process, kind)
     state = machine.following(base, process.role.other, kind)
-    received = (*process.received, key)[-MAX_REMEMBERED:]
-    return replace(process, state=state, sending="", received=received, updated_at=at)
+    return replace(remember(process, key, at), state=state, sending="")
+
+
+def remember(process: P, key: str, at: datetime) -> P:
+    """The peer's message `key` came, and leaves the state as it is."""
+    return replace(process, received=(*process.received, key)[-MAX_REMEMBERED:], updated_at=at)
 
 
 def is_repeat(machine: Machine[Any], process: P, kind: str, message_id: str, key: str) -> bool:

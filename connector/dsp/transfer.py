@@ -1,7 +1,8 @@
 """TransferProcess (DSP 2025-1 §9): the transition table, and what each message leaves in the process.
 
-One rule stands beside the table: a consumer cannot resume what the provider suspended. The specification
-would let it, and a suspension would then bind nobody.
+Two rules stand beside the table. A consumer cannot resume what the provider suspended: the specification
+would let it, and a suspension would then bind nobody. A provider may tell a consumer a new address by a
+start message in STARTED: tokens die with a suspension, and a consumer's resumption brings none back.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from connector.dsp.messages import (
 )
 from connector.errors import IllegalTransition
 from connector.model.negotiation import Role
-from connector.model.transfer import TransferProcess, TransferState
+from connector.model.transfer import DataAddress, TransferProcess, TransferState
 
 REQUEST = TransferRequestMessage.TYPE
 START = TransferStartMessage.TYPE
@@ -87,6 +88,18 @@ def receive(transfer: TransferProcess, message: TransferMessage, *, at: datetime
     return replace(step, peer_pid=peer_pid, **_left_by(transfer, sender, message))
 
 
+def with_new_address(
+    transfer: TransferProcess, message: TransferMessage, *, at: datetime
+) -> TransferProcess | None:
+    """The consumer's process with the address that a start message tells in STARTED; nothing moves. None
+    where it is no such message, and the table decides."""
+    if transfer.role is Role.PROVIDER or transfer.state is not TransferState.STARTED or transfer.sending:
+        return None
+    if not isinstance(message, TransferStartMessage) or message.data_address is None:
+        return None
+    return replace(machine.remember(transfer, message.key, at), data_address=message.data_address)
+
+
 def is_repeat(transfer: TransferProcess, message: TransferMessage) -> bool:
     """Whether the peer sent this message before: then it is answered, and nothing changes."""
     return machine.is_repeat(MACHINE, transfer, message.kind, message.id, message.key)
@@ -107,6 +120,14 @@ def _left_by(transfer: TransferProcess, sender: Role, message: TransferMessage) 
             # where both suspend at once, the provider's suspension stands
             by = Role.PROVIDER if transfer.suspended_by is Role.PROVIDER else sender
             return {"suspended_by": by, "reasons": message.reasons}
+        case TransferCompletionMessage():
+            return {"data_address": _disarmed(transfer)}
         case TransferTerminationMessage():
-            return {"reasons": message.reasons or ((message.code,) if message.code else ())}
+            reasons = message.reasons or ((message.code,) if message.code else ())
+            return {"data_address": _disarmed(transfer), "reasons": reasons}
     return {}
+
+
+def _disarmed(transfer: TransferProcess) -> DataAddress | None:
+    """No token is kept beyond its transfer."""
+    return transfer.data_address.without_secrets() if transfer.data_address else None

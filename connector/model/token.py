@@ -57,6 +57,22 @@ class VerifiedClaims:
     actor: Actor | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BearerClaims:
+    """Only access/bearer.py makes these: the bearer is live, and so is everything that it stands on.
+
+    No key is bound to it: whoever has it is taken for `subject`, for the one purpose of the agreement.
+    """
+
+    subject: str
+    detail: AuthorizationDetail
+    actor: Actor | None = None
+
+
+DataClaims = VerifiedClaims | BearerClaims
+"""What the data plane is told of whoever asks."""
+
+
 def roles_of(actor: Actor | None) -> frozenset[str]:
     """The role in which the person acts, as their own participant vouches; the whole chain counts."""
     roles: set[str] = set()

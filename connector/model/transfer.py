@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import StrEnum
 
@@ -23,13 +23,35 @@ class TransferState(StrEnum):
         return self in (TransferState.COMPLETED, TransferState.TERMINATED)
 
 
+AUTHORIZATION, AUTH_TYPE, BEARER = "authorization", "authType", "bearer"
+"""The names and the value by which DSP connectors carry a token in a DataAddress."""
+
+EDC_ENDPOINT = "https://w3id.org/edc/v0.0.1/ns/endpoint"
+"""Eclipse EDC writes and reads the endpoint as a property of this name, and nowhere else."""
+
+TOKEN_ENDPOINT, RESOURCE = "tokenEndpoint", "resource"
+_OPEN_PROPERTIES = frozenset({TOKEN_ENDPOINT, RESOURCE, AUTH_TYPE, EDC_ENDPOINT})
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataAddress:
-    """Where data is had (pull) or delivered (push). Our formats name endpoint and resource, no token."""
+    """Where data is had (pull) or delivered (push). Our formats name endpoint and resource, no token.
+
+    Another connector's may hold a token in any property: what is not known to be open is secret.
+    """
 
     endpoint_type: str
     endpoint: str
     properties: Mapping[str, str] = field(default_factory=dict)
+
+    def with_bearer(self, token: str) -> DataAddress:
+        """As plain DSP peers, EDC among them, look for it."""
+        added = {AUTHORIZATION: token, AUTH_TYPE: BEARER, EDC_ENDPOINT: self.endpoint}
+        return replace(self, properties={**self.properties, **added})
+
+    def without_secrets(self) -> DataAddress:
+        kept = {name: value for name, value in self.properties.items() if name in _OPEN_PROPERTIES}
+        return self if kept == self.properties else replace(self, properties=kept)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -63,7 +63,7 @@ class Queries:
     async def explain(
         self, sql: str, purpose: str, parameters: Sequence[Any], person: Person
     ) -> dict[str, Any]:
-        found = await self._federation.explain(sql, purpose, parameters, self._actor(person))
+        found = await self._federation.explain(sql, purpose, parameters, self.actor_of(person))
         return _explanation(found)
 
     async def stream(
@@ -141,7 +141,7 @@ class Queries:
 
     # --- who asks ------------------------------------------------------------------------------------
 
-    def _actor(self, person: Person) -> Actor:
+    def actor_of(self, person: Person) -> Actor:
         """Our own opaque name for the person, and the role in which they ask; nothing else is told."""
         role = PersonRole.CASE_WORKER if PersonRole.CASE_WORKER in person.roles else PersonRole.ANALYST
         name = self._auditor.statement_hash(f"person:{person.subject}")[:32]
@@ -149,7 +149,7 @@ class Queries:
 
     async def _asked(self, statement: str, purpose: str, person: Person) -> Actor:
         """On record at our side before anybody else hears of it."""
-        actor = self._actor(person)
+        actor = self.actor_of(person)
         await self._auditor.record(
             AuditEvent.QUERY_ASKED,
             on_behalf_of=actor.subject,

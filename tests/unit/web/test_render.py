@@ -17,8 +17,8 @@ from connector.model.event import CloudEvent
 from connector.web import render
 from connector.web.events import parse_event
 from tests.agreed import Agreed, answer, record, transfer
-from tests.clocks import START
-from tests.pair import dataset
+from tests.clocks import START, ManualClock
+from tests.pair import Side, dataset
 from tests.ports.examples import event, negotiation
 
 
@@ -95,7 +95,8 @@ def test_processes_and_agreements() -> None:
     assert shown["dataAddress"]["endpoint"] == "https://youth.example/events/v1"
     assert render.transfer(transfer("t1", data_address=None))["dataAddress"] is None
     assert render.negotiation(negotiation("n1"))["offer"] == "clients:planning:1"
-    agreement = render.agreement(record(contract_hash="c", policy_hash="p", ended_at=START))
+    agreements = Side("kela", ManualClock()).agreements
+    agreement = render.agreement(record(contract_hash="c", policy_hash="p", ended_at=START), agreements)
     assert agreement["hashes"] == {"contract": "c", "policy": "p"}
     assert (agreement["counterParty"], agreement["endedAt"]) == ("youth", "2026-11-22T09:00:00.000Z")
 
