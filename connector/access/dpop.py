@@ -1,7 +1,7 @@
 """DPoP: whoever uses a token proves, on every request, that they hold its key (RFC 9449).
 
 A proof is good for 60 s from its `iat` (and may lie 30 s ahead of our clock), for one method, one URL and
-one access token, once. No server nonces: the short window and the shared replay guard stand in their place.
+one access token, once; and with a nonce of the server's where it asks for one (dpop_nonce.py).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from connector.access import jose
+from connector.access.dpop_nonce import Nonces
 from connector.access.jose import LEEWAY_SECONDS, Refusal
 from connector.ports import Keys, ReplayGuard
 
@@ -33,10 +34,18 @@ class Proof:
     thumbprint: str
     proof_id: str
     expires_at: datetime
+    nonce: object = None
 
 
 def make_proof(
-    keys: Keys, *, method: str, url: str, at: datetime, proof_id: str, access_token: str | None = None
+    keys: Keys,
+    *,
+    method: str,
+    url: str,
+    at: datetime,
+    proof_id: str,
+    access_token: str | None = None,
+    nonce: str = "",
 ) -> str:
     """A proof for one request. `access_token` whenever one is sent along (§4.2)."""
     claims: dict[str, Any] = {
@@ -47,6 +56,8 @@ def make_proof(
     }
     if access_token is not None:
         claims["ath"] = token_hash(access_token)
+    if nonce:
+        claims["nonce"] = nonce
     return keys.sign_jwt(claims, typ=TYP, embed_jwk=True)
 
 
@@ -59,11 +70,15 @@ async def verify_proof(
     replay: ReplayGuard,
     access_token: str | None = None,
     thumbprint: str | None = None,
+    nonces: Nonces | None = None,
 ) -> str:
-    """The proof key's thumbprint. Raises Refusal, or Unavailable where the replay guard does not answer."""
+    """The proof key's thumbprint. Raises NonceWanted, Refusal, or Unavailable where the replay guard does not
+    answer."""
     proof = check_proof(
         unverified, method=method, url=url, now=now, access_token=access_token, thumbprint=thumbprint
     )
+    if nonces is not None:
+        nonces.require(proof.nonce)
     # Last, so that only holders of a key can fill the guard.
     claimed = await replay.claim(
         REPLAY_KIND, f"{proof.thumbprint}:{proof.proof_id}", expires_at=proof.expires_at
@@ -101,7 +116,12 @@ def check_proof(
     if thumbprint is not None and held != thumbprint:
         raise Refusal("proof_key")
     expires = datetime.fromtimestamp(issued + PROOF_SECONDS + LEEWAY_SECONDS, UTC)
-    return Proof(thumbprint=held, proof_id=jose.text(claims, "jti"), expires_at=expires)
+    return Proof(
+        thumbprint=held,
+        proof_id=jose.text(claims, "jti"),
+        expires_at=expires,
+        nonce=claims.get("nonce"),
+    )
 
 
 def token_hash(access_token: str) -> str:

@@ -12,21 +12,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from connector.access import dpop, jose, rfc9068
+from connector.access.dpop_nonce import Nonces, NonceWanted
+from connector.access.issued_tokens import IsRevoked, require_usable
 from connector.access.jose import Refusal
 from connector.access.tokens import PeerTokens
-from connector.errors import NotAuthenticated, TokenRejected
-from connector.model.participant import Participant, ParticipantStatus
+from connector.errors import DpopNonceWanted, NotAuthenticated, TokenRejected
+from connector.model.participant import Participant
 from connector.model.token import SCOPE_DSP, Actor, AuthorizationDetail, VerifiedClaims
-from connector.ports import Clock, Keys, ReplayGuard, TrustRegistry
+from connector.ports import Clock, Keys, PeerResponse, ReplayGuard, TrustRegistry
 
 _AUTHORIZATION = re.compile(r"DPoP ([A-Za-z0-9._~+/-]+=*)", re.IGNORECASE)
 
 
 class TokenVerifier:
-    """`issuer` is our own base URL. `is_revoked` is asked with a verified token's `jti` on every request."""
+    """`issuer` is our own base URL. `is_revoked` is asked with a verified token's claims on every request;
+    with `nonces`, proofs must carry one of them."""
 
     def __init__(
         self,
@@ -36,7 +39,8 @@ class TokenVerifier:
         registry: TrustRegistry,
         replay: ReplayGuard,
         clock: Clock,
-        is_revoked: Callable[[str], bool],
+        is_revoked: IsRevoked,
+        nonces: Nonces | None = None,
     ) -> None:
         self._issuer = issuer
         self._keys = keys
@@ -44,6 +48,7 @@ class TokenVerifier:
         self._replay = replay
         self._clock = clock
         self._is_revoked = is_revoked
+        self._nonces = nonces
 
     async def verify(
         self,
@@ -57,7 +62,8 @@ class TokenVerifier:
     ) -> VerifiedClaims:
         """`url` is made of the configured public URL, never of a Host header; the caller has refused
         repeated headers. Raises TokenRejected, the same for every fault (its cause holds the code, for our
-        log), or Unavailable where trust list or replay guard do not answer."""
+        log), DpopNonceWanted where nothing but the nonce is wrong, or Unavailable where trust list or replay
+        guard do not answer."""
         try:
             token, claims = self._token(authorization_header, resource, scope)
             await dpop.verify_proof(
@@ -68,7 +74,10 @@ class TokenVerifier:
                 replay=self._replay,
                 access_token=token,
                 thumbprint=claims.key_thumbprint,
+                nonces=self._nonces,
             )
+        except NonceWanted as wanted:
+            raise DpopNonceWanted(wanted.nonce) from wanted
         except Refusal as refusal:
             raise _rejected() from refusal
         return claims
@@ -84,11 +93,7 @@ class TokenVerifier:
         )  # 3
         if scope not in claims.scope:  # 4
             raise Refusal("scope")
-        if self._is_revoked(claims.token_id):  # 5
-            raise Refusal("revoked")
-        participant = self._registry.current().participants.get(claims.subject)  # 6
-        if participant is None or participant.status is not ParticipantStatus.ACTIVE:
-            raise Refusal("participant")
+        require_usable(claims, self._registry, self._is_revoked)  # 5, 6
         return token, claims
 
 
@@ -118,16 +123,17 @@ class OAuthIdentity:
             participant, method, url, resource=resource, scope=scope, detail=detail, actor=actor
         )
 
-    def forget(
+    def refused(
         self,
         participant: Participant,
+        answer: PeerResponse,
         *,
         resource: str,
         scope: str,
         detail: AuthorizationDetail | None = None,
         actor: Actor | None = None,
-    ) -> None:
-        self._tokens.forget(participant, resource=resource, scope=scope, detail=detail, actor=actor)
+    ) -> bool:
+        return self._tokens.refused(participant, answer, resource=resource, scope=scope, detail=detail, actor=actor)
 
     async def identify(self, method: str, url: str, headers: Mapping[str, Sequence[str]]) -> Participant:
         claims = await self._verifier.verify(

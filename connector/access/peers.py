@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -15,7 +15,7 @@ from connector.model.token import Actor, AuthorizationDetail
 from connector.ports import PeerClient, PeerCredentials, PeerResponse, TrustRegistry
 
 STALE_TOKEN = frozenset({401, 409})
-"""The token, or the grant it names, is no longer good: a new token may be. Tried once."""
+"""The token, or the grant it names, is no longer good: a new token may be, or the proof wants a nonce."""
 
 NOT_NOW = frozenset({408, 425, 429})
 """A 4xx that says only: ask again later."""
@@ -23,6 +23,18 @@ NOT_NOW = frozenset({408, 425, 429})
 _MAX_ERROR_BYTES = 65_536
 _MAX_TEXT_CHARS = 500
 _CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+
+
+class _Tries:
+    """Once more with the nonce that was asked for, and once more with a new token."""
+
+    def __init__(self) -> None:
+        self._left = {True, False}
+
+    def another(self, for_nonce: bool) -> bool:
+        allowed = for_nonce in self._left
+        self._left.discard(for_nonce)
+        return allowed
 
 
 class Peers:
@@ -62,18 +74,65 @@ class Peers:
         body: JsonObject | Sequence[JsonObject] | None = None,
     ) -> Any:
         """The JSON of a 2xx answer, None where it has none. Raises PeerError naming the participant."""
+        answer = await self.ask(
+            participant, method, url, resource=resource, scope=scope, detail=detail, actor=actor, body=body
+        )
+        return _json(participant.id, answer.body)
+
+    async def tell(
+        self, participant: Participant, url: str, *, resource: str, scope: str, body: JsonObject
+    ) -> JsonObject | None:
+        """The object that a 2xx answers, None where it answers something else or nothing: what was told has
+        arrived either way. Raises PeerError naming the participant."""
+        answer = await self.ask(participant, "POST", url, resource=resource, scope=scope, body=body)
+        try:
+            found = _json(participant.id, answer.body)
+        except PeerProtocolError:
+            return None
+        return found if isinstance(found, dict) else None
+
+    async def ask(
+        self,
+        participant: Participant,
+        method: str,
+        url: str,
+        *,
+        resource: str,
+        scope: str,
+        detail: AuthorizationDetail | None = None,
+        actor: Actor | None = None,
+        body: JsonObject | Sequence[JsonObject] | None = None,
+        headers: Mapping[str, str] | None = None,
+        accept: Collection[int] = (),
+        timeout_seconds: float = 10.0,
+        max_bytes: int = 10_000_000,
+    ) -> PeerResponse:
+        """The answer as it came, where it is a 2xx or its status is one to `accept`. `headers` come beside
+        our own, which win. Raises PeerError naming the participant."""
         content = None if body is None else json.dumps(body).encode()
-        for last in (False, True):
-            headers = await self._headers(participant, method, url, resource, scope, detail, actor, content)
+        tries = _Tries()
+        while True:
+            proved = await self._headers(participant, method, url, resource, scope, detail, actor, content)
             try:
-                answer = await self._client.request(method, url, headers=headers, content=content)
+                answer = await self._client.request(
+                    method,
+                    url,
+                    headers={**(headers or {}), **proved},
+                    content=content,
+                    timeout_seconds=timeout_seconds,
+                    max_bytes=max_bytes,
+                )
             except PeerError as error:
                 raise _named(error, participant.id) from None
-            if answer.status not in STALE_TOKEN or last:
+            if answer.status not in STALE_TOKEN or not tries.another(
+                self._credentials.refused(
+                    participant, answer, resource=resource, scope=scope, detail=detail, actor=actor
+                )
+            ):
                 break
-            self._credentials.forget(participant, resource=resource, scope=scope, detail=detail, actor=actor)
-        _raise_for(participant.id, answer, answer.body)
-        return _json(participant.id, answer.body)
+        if answer.status not in accept:
+            _raise_for(participant.id, answer, answer.body)
+        return answer
 
     @asynccontextmanager
     async def stream(
@@ -89,19 +148,74 @@ class Peers:
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The chunks of a 2xx answer to a POST, with backpressure. Raises PeerError."""
         content = json.dumps(body).encode()
-        for last in (False, True):
-            headers = await self._headers(participant, "POST", url, resource, scope, detail, actor, content)
+        async with self._opened(
+            participant, "POST", url, resource, scope, detail, actor, content, {}
+        ) as opened:
+            yield opened[1]
+
+    @asynccontextmanager
+    async def read(
+        self,
+        participant: Participant,
+        url: str,
+        *,
+        resource: str,
+        scope: str,
+        detail: AuthorizationDetail | None = None,
+        actor: Actor | None = None,
+        headers: Mapping[str, str],
+    ) -> AsyncIterator[tuple[PeerResponse, AsyncIterator[bytes]]]:
+        """The head and the chunks of a 2xx answer to a GET. `headers` come beside our own, which win."""
+        async with self._opened(
+            participant, "GET", url, resource, scope, detail, actor, None, headers
+        ) as opened:
+            yield opened
+
+    @asynccontextmanager
+    async def read_as_told(
+        self, participant: Participant, url: str, *, headers: Mapping[str, str]
+    ) -> AsyncIterator[tuple[PeerResponse, AsyncIterator[bytes]]]:
+        """The same without a proof of ours, for a peer that told us what to send. Of a refusal only the
+        status is told on: its text could repeat that."""
+        try:
+            async with self._client.stream("GET", url, headers=headers) as (answer, chunks):
+                _raise_for(participant.id, answer, b"")
+                yield answer, chunks
+        except PeerError as error:
+            raise _named(error, participant.id) from None
+
+    @asynccontextmanager
+    async def _opened(
+        self,
+        participant: Participant,
+        method: str,
+        url: str,
+        resource: str,
+        scope: str,
+        detail: AuthorizationDetail | None,
+        actor: Actor | None,
+        content: bytes | None,
+        more_headers: Mapping[str, str],
+    ) -> AsyncIterator[tuple[PeerResponse, AsyncIterator[bytes]]]:
+        tries = _Tries()
+        while True:
+            proved = await self._headers(participant, method, url, resource, scope, detail, actor, content)
+            headers = {**more_headers, **proved}
             try:
-                async with self._client.stream("POST", url, headers=headers, content=content) as opened:
+                async with self._client.stream(method, url, headers=headers, content=content) as opened:
                     answer, chunks = opened
-                    if answer.status not in STALE_TOKEN or last:
-                        if answer.status >= 300:
-                            _raise_for(participant.id, answer, await _collect(chunks))
-                        yield chunks
-                        return
+                    if answer.status in STALE_TOKEN and tries.another(
+                        self._credentials.refused(
+                            participant, answer, resource=resource, scope=scope, detail=detail, actor=actor
+                        )
+                    ):
+                        continue
+                    if answer.status >= 300:
+                        _raise_for(participant.id, answer, await _collect(chunks))
+                    yield answer, chunks
+                    return
             except PeerError as error:
                 raise _named(error, participant.id) from None
-            self._credentials.forget(participant, resource=resource, scope=scope, detail=detail, actor=actor)
 
     async def _headers(
         self,

@@ -45,6 +45,19 @@ class InvalidAuthorizationDetails(OAuth2Error):  # type: ignore[misc]
     error = "invalid_authorization_details"
 
 
+class UseDpopNonce(OAuth2Error):  # type: ignore[misc]
+    """RFC 9449 §8."""
+
+    error = "use_dpop_nonce"
+
+    def __init__(self, nonce: str) -> None:
+        super().__init__()
+        self.nonce = nonce
+
+    def get_headers(self) -> list[tuple[str, str]]:
+        return [*super().get_headers(), ("DPoP-Nonce", self.nonce)]
+
+
 class TemporarilyUnavailable(OAuth2Error):  # type: ignore[misc]
     error = "temporarily_unavailable"
     status_code = 503
@@ -58,6 +71,8 @@ DESCRIPTIONS = {
     "invalid_scope": "The scope must be exactly one of dsp, data and events.",
     "invalid_target": "The resource is missing, or is not the one of this server for the scope.",
     "invalid_dpop_proof": "One valid DPoP proof is required.",
+    "invalid_grant": "The subject token or the actor token was not accepted.",
+    "use_dpop_nonce": "The DPoP proof must hold the nonce of the DPoP-Nonce header.",
     "invalid_authorization_details": "The authorization details are malformed or not permitted.",
     "temporarily_unavailable": "Try again later.",
 }
@@ -117,6 +132,12 @@ class ClientCredentials(ClientCredentialsGrant):  # type: ignore[misc]
         return 200, token, self.TOKEN_RESPONSE_HEADER
 
 
+class TokenExchange(ClientCredentials):
+    """RFC 8693 §2.1, with the same client authentication and the same answer but for one member."""
+
+    GRANT_TYPE = "urn:ietf:params:oauth:grant-type:token-exchange"
+
+
 class RequestServer(AuthorizationServer):  # type: ignore[misc]
     """Authlib's server for one request: it knows the participants of that moment and one assertion check."""
 
@@ -124,6 +145,7 @@ class RequestServer(AuthorizationServer):  # type: ignore[misc]
         super().__init__()
         self._active = active
         self.register_grant(ClientCredentials)
+        self.register_grant(TokenExchange)
         self.register_client_auth_method(AUTH_METHOD, assertion)
 
     def query_client(self, client_id: str) -> Client | None:

@@ -30,6 +30,7 @@ _REQUEST_SECONDS = 5.0
 _MAX_ANSWER_BYTES = 65_536
 _MAX_LIFE_SECONDS = 3_600
 _ERROR_CODE = re.compile(r"[a-z_]{1,64}")
+_NONCE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]{1,256}")
 _TOKEN = re.compile(r"[A-Za-z0-9._~+/-]{1,8192}=*")
 
 
@@ -57,6 +58,8 @@ class PeerTokens:
         self._new_id = new_id
         self._held: dict[_Key, _Held] = {}
         self._requests: dict[_Key, asyncio.Task[_Held]] = {}
+        self._nonces: dict[str, str] = {}
+        """By token endpoint and by resource: what their servers last asked for."""
 
     async def headers(
         self,
@@ -80,23 +83,31 @@ class PeerTokens:
             at=self._clock.now(),
             proof_id=self._new_id(),
             access_token=token,
+            nonce=self._nonces.get(resource, ""),
         )
         return {"Authorization": f"DPoP {token}", "DPoP": proof}
 
-    def forget(
+    def refused(
         self,
         participant: Participant,
+        answer: PeerResponse,
         *,
         resource: str,
         scope: str,
         detail: AuthorizationDetail | None = None,
         actor: Actor | None = None,
-    ) -> None:
-        """After a 401: the next request asks for a new token."""
+    ) -> bool:
+        """After a 401 or 409: the next proof holds the nonce that `answer` asks for (RFC 9449 §9), or else
+        the next request brings a new token."""
+        nonce = _nonce(answer)
+        if nonce and "use_dpop_nonce" in answer.headers.get("www-authenticate", ""):
+            self._nonces[resource] = nonce
+            return True
         self._held.pop(
             _Key(issuer=participant.base_url, resource=resource, scope=scope, detail=detail, actor=actor),
             None,
         )
+        return False
 
     async def close(self) -> None:
         """Give up the requests in flight."""
@@ -139,6 +150,17 @@ class PeerTokens:
     async def _request(self, participant: Participant, key: _Key) -> _Held:
         asked_at = self._clock.now()
         endpoint = f"{key.issuer}/oauth2/token"
+        answer = await self._post(participant.id, endpoint, self._form(key, asked_at))
+        nonce = _nonce(answer)
+        if nonce and answer.status == 400 and b"use_dpop_nonce" in answer.body:
+            self._nonces[endpoint] = nonce
+            answer = await self._post(participant.id, endpoint, self._form(key, asked_at))
+        held = _read_answer(answer, participant.id, asked_at)
+        self._drop_expired(asked_at)
+        self._held[key] = held
+        return held
+
+    def _form(self, key: _Key, at: datetime) -> dict[str, str]:
         form = {
             "grant_type": "client_credentials",
             "scope": key.scope,
@@ -147,22 +169,23 @@ class PeerTokens:
             "client_assertion": rfc7523.make_assertion(
                 self._keys,
                 audience=key.issuer,
-                at=asked_at,
+                at=at,
                 assertion_id=self._new_id(),
                 actor=key.actor,
             ),
         }
         if key.detail is not None:
             form["authorization_details"] = rfc9396.to_parameter(key.detail)
-        answer = await self._post(participant.id, endpoint, form)
-        held = _read_answer(answer, participant.id, asked_at)
-        self._drop_expired(asked_at)
-        self._held[key] = held
-        return held
+        return form
 
     async def _post(self, participant_id: str, endpoint: str, form: Mapping[str, str]) -> PeerResponse:
         proof = dpop.make_proof(
-            self._keys, method="POST", url=endpoint, at=self._clock.now(), proof_id=self._new_id()
+            self._keys,
+            method="POST",
+            url=endpoint,
+            at=self._clock.now(),
+            proof_id=self._new_id(),
+            nonce=self._nonces.get(endpoint, ""),
         )
         try:
             return await self._peer.request(
@@ -181,6 +204,12 @@ class PeerTokens:
     def _drop_expired(self, now: datetime) -> None:
         for key in [k for k, held in self._held.items() if held.expires_at <= now]:
             del self._held[key]
+
+
+def _nonce(answer: PeerResponse) -> str:
+    """RFC 9449 §8.1: printable, and of a length that fits a proof; "" where there is none to use."""
+    nonce = answer.headers.get("dpop-nonce", "")
+    return nonce if _NONCE.fullmatch(nonce) else ""
 
 
 def _read_answer(answer: PeerResponse, participant: str, asked_at: datetime) -> _Held:

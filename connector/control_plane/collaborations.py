@@ -186,9 +186,10 @@ class CollaborationSecrets:
             raise NotPermitted([Reason(code="lead_inactive", text=text)])
         url = f"{lead.base_url}/collaborations/{collaboration.id}/secret"
         answer = await self._post(lead, url)
-        if answer.status == 401:  # the lead has forgotten our token; a new one tells more
-            self._tokens.forget(lead, resource=lead.dsp_url, scope=SCOPE_DSP)
-            answer = await self._post(lead, url)
+        for _ in range(2):  # the lead wants a nonce, or has forgotten our token
+            if answer.status == 401:
+                self._tokens.refused(lead, answer, resource=lead.dsp_url, scope=SCOPE_DSP)
+                answer = await self._post(lead, url)
         if answer.status >= 500:
             raise PeerUnreachable("it cannot hand out the secret now", participant=lead.id)
         if answer.status != 200:

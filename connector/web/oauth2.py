@@ -1,4 +1,5 @@
-"""OAuth2 over HTTP: token endpoint, JWKS, metadata. Bodies and errors are the authorization server's."""
+"""OAuth2 over HTTP: token endpoint, revocation, introspection, JWKS, metadata. Bodies and errors are those of
+the authorization server."""
 
 from __future__ import annotations
 
@@ -6,23 +7,33 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from connector.access.authorization_server import AuthorizationServer
-from connector.access.rfc6749 import MAX_FORM_BYTES
+from connector.access.rfc6749 import MAX_FORM_BYTES, Answer
+from connector.access.token_status import TokenStatus
 
 NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
 _PUBLIC = {"Cache-Control": "public, max-age=60"}
 
 
-def oauth2_router(server: AuthorizationServer) -> APIRouter:
+def oauth2_router(server: AuthorizationServer, status: TokenStatus) -> APIRouter:
     router = APIRouter(tags=["oauth2"])
 
     @router.post("/oauth2/token", summary="Token endpoint (RFC 6749 §3.2)")
     async def post_token(request: Request) -> Response:
-        status, headers, body = await server.token(
-            await _read_capped(request, MAX_FORM_BYTES),
-            content_type=request.headers.get("content-type", ""),
-            dpop_headers=request.headers.getlist("dpop"),
+        return _json(
+            await server.token(
+                await _read_capped(request, MAX_FORM_BYTES),
+                content_type=request.headers.get("content-type", ""),
+                dpop_headers=request.headers.getlist("dpop"),
+            )
         )
-        return JSONResponse(dict(body), status_code=status, headers={**headers, **NO_STORE})
+
+    @router.post("/oauth2/revoke", summary="Token revocation (RFC 7009)")
+    async def post_revoke(request: Request) -> Response:
+        return _json(await status.revoke(*await _form(request)))
+
+    @router.post("/oauth2/introspect", summary="Token introspection (RFC 7662)")
+    async def post_introspect(request: Request) -> Response:
+        return _json(await status.introspect(*await _form(request)))
 
     @router.get("/oauth2/jwks", summary="Our public keys (RFC 7517 §5)")
     async def get_jwks() -> Response:
@@ -33,6 +44,15 @@ def oauth2_router(server: AuthorizationServer) -> APIRouter:
         return JSONResponse(server.metadata(), headers=_PUBLIC)
 
     return router
+
+
+def _json(answer: Answer) -> Response:
+    status, headers, body = answer
+    return JSONResponse(dict(body), status_code=status, headers={**headers, **NO_STORE})
+
+
+async def _form(request: Request) -> tuple[bytes, str]:
+    return await _read_capped(request, MAX_FORM_BYTES), request.headers.get("content-type", "")
 
 
 async def _read_capped(request: Request, limit: int) -> bytes:

@@ -231,7 +231,7 @@ TOKEN_ATTACKS: list[tuple[str, TokenAttack, str, str]] = [
     ("not pairs", lambda w: Ask(b"grant_type"), "invalid_request", "malformed"),
     ("grant type missing", lambda w: Ask(w.form(grant_type=None)), "unsupported_grant_type", ""),
     ("password grant", lambda w: Ask(w.form(grant_type="password")), "unsupported_grant_type", ""),
-    ("token exchange, which is not offered yet", lambda w: Ask(w.form(grant_type="urn:ietf:params:oauth:grant-type:token-exchange")), "unsupported_grant_type", ""),
+    ("token exchange of nothing", lambda w: Ask(w.form(grant_type="urn:ietf:params:oauth:grant-type:token-exchange")), "invalid_request", "subject_token_type"),
 ]  # fmt: skip
 
 

@@ -73,6 +73,7 @@ async def test_what_a_token_is_for_is_on_record_before_it_leaves() -> None:
         "grant": "grant-1",
         "epoch": 1,
         "outcome": "issued",
+        "on_behalf_of": "",
     }
     world.audit_down = True
     status, answer = await world.ask(world.data_form())

@@ -43,9 +43,12 @@ class Tokens:
             self.held, self.issued = True, self.issued + 1
         return {"Authorization": f"DPoP token-{self.issued}", "DPoP": f"{method} {url}"}
 
-    def forget(self, participant: Participant, **which: Any) -> None:
+    def refused(self, participant: Participant, answer: PeerResponse, **which: Any) -> bool:
+        if "dpop-nonce" in answer.headers:
+            return True
         self.held = False
         self.forgotten.append(which)
+        return False
 
 
 @dataclass
@@ -336,3 +339,27 @@ async def test_a_stream_that_breaks_while_it_is_read() -> None:
             raise ZeroDivisionError
     assert len(asking.client.asked) == 2
     assert asking.client.left == 2
+
+
+# --- conditional requests ---------------------------------------------------------------------------------
+
+
+async def test_headers_go_along_and_a_status_that_is_wanted_is_an_answer() -> None:
+    """Crawler: `If-None-Match` out, 304 back; our own proof is nobody's to replace."""
+    asking = Asking(304)
+    sent = {"If-None-Match": '"1"', "Authorization": "Bearer somebody"}
+    answer = await asking.peers.ask(
+        asking.kela, "GET", URL, resource=RESOURCE, scope="dsp", headers=sent, accept={304}, max_bytes=7
+    )
+    assert answer.status == 304
+    (asked,) = asking.client.asked
+    assert asked["headers"]["If-None-Match"] == '"1"'
+    assert asked["headers"]["Authorization"] == "DPoP token-1"
+    assert asked["max_bytes"] == 7
+
+
+async def test_a_status_that_is_not_wanted_is_an_error() -> None:
+    """304 is an answer only to who asked on a condition."""
+    asking = Asking(304)
+    with pytest.raises(PeerRefused):
+        await asking.peers.ask(asking.kela, "GET", URL, resource=RESOURCE, scope="dsp")

@@ -50,13 +50,14 @@ class Wire:
         )
         if self.lose_answers:
             raise PeerUnreachable("kela.example: no answer in time")
-        answer = PeerResponse(status=status, headers=answer_headers, body=json.dumps(body).encode())
+        lower = {name.lower(): value for name, value in answer_headers.items()}
+        answer = PeerResponse(status=status, headers=lower, body=json.dumps(body).encode())
         return self.answer or answer
 
 
 class Client:
-    def __init__(self) -> None:
-        self.world = World()
+    def __init__(self, world: World | None = None) -> None:
+        self.world = world or World()
         self.wire = Wire(self.world)
         self.tokens = PeerTokens(
             keys=self.world.keys["city"],
@@ -193,7 +194,8 @@ async def test_a_failed_renewal_leaves_the_old_token_in_use() -> None:
 async def test_forgotten_after_a_401() -> None:
     client = Client()
     first = await client.headers()
-    client.tokens.forget(client.world.kela, resource=client.world.kela.dsp_url, scope="dsp")
+    refusal = PeerResponse(status=401, headers={}, body=b"")
+    client.tokens.refused(client.world.kela, refusal, resource=client.world.kela.dsp_url, scope="dsp")
     assert (await client.headers())["Authorization"] != first["Authorization"]
 
 

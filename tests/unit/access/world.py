@@ -21,14 +21,19 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from connector.access import dpop, rfc7523, rfc9068
-from connector.access.authorization_server import AuthorizationServer
+from connector.access.authorization_server import AuthorizationServer, resources
+from connector.access.dpop_nonce import Nonces
 from connector.access.identity import TokenVerifier
+from connector.access.issued_tokens import IssuedTokens
+from connector.access.oauth_request import ClientAuthentication
+from connector.access.revocation import RevokedTokens
+from connector.access.token_status import TokenStatus
 from connector.adapters.file_keys import FileKeys
 from connector.errors import Unavailable
 from connector.model.audit import AuditEvent
 from connector.model.catalog import TransferFormat
 from connector.model.participant import Collaboration, Participant, ParticipantStatus, TrustList
-from connector.model.token import Actor, AuthorizationDetail
+from connector.model.token import Actor, AuthorizationDetail, VerifiedClaims
 from connector.model.transfer import Grant, GrantState
 
 START = datetime(2026, 11, 22, 10, 30, tzinfo=UTC)
@@ -79,6 +84,13 @@ class MemoryTransaction:
 
     async def put_value(self, key: str, value: Mapping[str, Any]) -> None:
         self._values[key] = json.loads(json.dumps(value))
+
+    async def values(self, prefix: str) -> Mapping[str, Any]:
+        return {k: v for k, v in self._values.items() if k.startswith(prefix)}
+
+    async def delete_values(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._values.pop(key, None)
 
     async def count_use(self, key: str, *, period: str, at_most: int) -> bool:
         if self._counts.get((key, period), 0) >= at_most:
@@ -154,8 +166,9 @@ def participant(keys: FileKeys) -> Participant:
 class World:
     """`kela` serves; `city` and `youth` are its clients; `mallory` is in no registry."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, nonces: bool = False) -> None:
         self.clock = ManualClock()
+        self.store = MemoryStore()
         self.keys = {name: fresh_keys(name) for name in ("kela", "city", "youth", "mallory")}
         self.registry = StaticRegistry(
             self.clock, [participant(self.keys[n]) for n in ("kela", "city", "youth")]
@@ -169,10 +182,38 @@ class World:
         self.grant_changes: dict[str, Any] = {}
         self.revoked: set[str] = set()
         self.new_id = Ids()
-        self.server = AuthorizationServer(
-            base_url=self.kela.base_url,
+        base_url = self.kela.base_url
+        tokens = IssuedTokens(
+            issuer=base_url,
+            resources=frozenset(resources(base_url).values()),
             keys=self.keys["kela"],
             registry=self.registry,
+            clock=self.clock,
+            is_revoked=self.is_revoked,
+        )
+        clients = ClientAuthentication(
+            audiences=(base_url, f"{base_url}/oauth2/token"),
+            registry=self.registry,
+            replay=self.replay,
+            clock=self.clock,
+        )
+        self.revoked_tokens = RevokedTokens(self.store, self.clock)  # type: ignore[arg-type]  # what it uses of it
+        self.stopped: list[VerifiedClaims] = []
+        self.status = TokenStatus(
+            base_url=base_url,
+            participant_id="kela",
+            clients=clients,
+            tokens=tokens,
+            revoked=self.revoked_tokens,
+            on_revoked=self._stop,
+            audit=self._audit,
+        )
+        self.server = AuthorizationServer(
+            base_url=base_url,
+            keys=self.keys["kela"],
+            clients=clients,
+            tokens=tokens,
+            nonces=Nonces(b"n" * 32, self.clock) if nonces else None,
             replay=self.replay,
             clock=self.clock,
             new_id=self.new_id,
@@ -185,8 +226,15 @@ class World:
             registry=self.registry,
             replay=self.replay,
             clock=self.clock,
-            is_revoked=self.revoked.__contains__,
+            is_revoked=self.is_revoked,
+            nonces=Nonces(b"n" * 32, self.clock) if nonces else None,
         )
+
+    def is_revoked(self, token: VerifiedClaims) -> bool:
+        return token.token_id in self.revoked or token in self.revoked_tokens
+
+    async def _stop(self, token: VerifiedClaims) -> None:
+        self.stopped.append(token)
 
     async def _audit(self, event: AuditEvent, **fields: Any) -> None:
         if self.audit_down:

@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from connector.access import jose
-from connector.access.authorization_server import AuthorizationServer
+from connector.access.authorization_server import AuthorizationServer, resources
 from connector.access.identity import TokenVerifier
+from connector.access.issued_tokens import IssuedTokens
+from connector.access.oauth_request import ClientAuthentication
 from connector.access.tokens import PeerTokens
 from connector.adapters.file_keys import FileKeys
 from connector.control_plane.collaborations import TYP, CollaborationSecrets
@@ -57,10 +59,20 @@ class Side:
         clock, registry, new_id = ecosystem.clock, ecosystem.registry, ecosystem.new_id
         base_url = registry.participants[name].base_url
         replay = MemoryReplayGuard(clock)
+        tokens = IssuedTokens(
+            issuer=base_url,
+            resources=frozenset(resources(base_url).values()),
+            keys=keys,
+            registry=registry,
+            clock=clock,
+            is_revoked=lambda _: False,
+        )
+        clients = ClientAuthentication(audiences=[base_url], registry=registry, replay=replay, clock=clock)
         self.server = AuthorizationServer(
             base_url=base_url,
             keys=keys,
-            registry=registry,
+            clients=clients,
+            tokens=tokens,
             replay=replay,
             clock=clock,
             new_id=new_id,
