@@ -1,51 +1,63 @@
 """Keys in files: `signing.pem` and `encryption.pem` (EC P-256, PKCS#8) and `root.secret` (32 random bytes).
 
-All of mode 0600. A file that is missing, readable by others or of another kind stops the start.
+While keys are changed (key_rotation.py) there are more: `signing.next.pem`, published and not yet signed
+with; `signing.retired.json`, public keys that go on verifying; `encryption.old.pem`, for what is still on its
+way.
 """
 
 from __future__ import annotations
 
-import os
+import json
 import secrets
-import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jwt
-from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from connector.access import jose
+from connector.adapters import key_files
 from connector.errors import KeysInvalid
 from connector.model.json import JsonObject
 
 SIGNING, ENCRYPTION, ROOT = "signing.pem", "encryption.pem", "root.secret"
+NEXT_SIGNING, RETIRED, OLD_ENCRYPTION = "signing.next.pem", "signing.retired.json", "encryption.old.pem"
 ROOT_BYTES = 32
-_MAX_FILE_BYTES = 16_384
-_RESTORE = "Restore the key folder from its backup; a new key must be admitted to the registry first."
+
+Private = ec.EllipticCurvePrivateKey
 
 
 class FileKeys:
-    """`connector.ports.Keys` over key objects read once. Made by `load` or `create`."""
+    """`connector.ports.Keys` over keys read once, and again by `refresh`. Made by `load` or `create`."""
 
     def __init__(
         self,
         participant_id: str,
-        signing: ec.EllipticCurvePrivateKey,
-        encryption: ec.EllipticCurvePrivateKey,
+        signing: Private,
+        encryption: Private,
         root: bytes,
+        *,
+        next_signing: Private | None = None,
+        retired: Sequence[Mapping[str, Any]] = (),
+        old_encryption: Private | None = None,
     ) -> None:
         self._participant_id = participant_id
-        self._signing = signing
-        self._encryption = encryption
         self._root = root
-        sig = jose.public_jwk(signing.public_key(), use="sig", alg=jose.ALGORITHM)
+        self._signing = signing
+        self._opening = [encryption, *([old_encryption] if old_encryption else [])]
+        sig = _signing_jwk(signing)
         enc = jose.public_jwk(encryption.public_key(), use="enc", alg=jose.JWE_ALGORITHMS[0])
-        self._jwks = (sig, enc)
+        others: list[Mapping[str, Any]] = [_signing_jwk(next_signing)] if next_signing else []
+        others += [jwk for jwk in retired if jwk["kid"] != sig["kid"]]
+        self._jwks: tuple[Mapping[str, Any], ...] = (sig, enc, *others)
         self._kid = sig["kid"]
         self._proof_jwk = {name: sig[name] for name in ("kty", "crv", "x", "y")}
+        self._folder: Path | None = None
+        self._passphrase: bytes | None = None
+        self._stamp: object = None
 
     @property
     def participant_id(self) -> str:
@@ -63,22 +75,39 @@ class FileKeys:
             dict(claims), self._signing, algorithm=jose.ALGORITHM, headers={"typ": typ, **which}
         )
 
+    def sign_jws(self, payload: bytes, *, typ: str) -> str:
+        headers = {"typ": typ, "kid": self._kid}
+        return jwt.PyJWS().encode(payload, self._signing, algorithm=jose.ALGORITHM, headers=headers)
+
     def decrypt_jwe(self, token: str) -> bytes:
         from joserfc import jwe  # rarely needed
         from joserfc.errors import JoseError
         from joserfc.jwk import ECKey
 
-        key = ECKey.import_key(self._encryption)
-        try:
-            opened = jwe.decrypt_compact(token, key, algorithms=list(jose.JWE_ALGORITHMS))
-        except (JoseError, ValueError, TypeError, KeyError, RecursionError):
-            raise KeysInvalid("This was not encrypted to our key.", mend=_ENCRYPTED_TO) from None
-        if opened.plaintext is None:
-            raise KeysInvalid("This was not encrypted to our key.", mend=_ENCRYPTED_TO)
-        return opened.plaintext
+        for private in self._opening:
+            try:
+                key = ECKey.import_key(private)
+                opened = jwe.decrypt_compact(token, key, algorithms=list(jose.JWE_ALGORITHMS))
+            except (JoseError, ValueError, TypeError, KeyError, RecursionError):
+                continue
+            if opened.plaintext is not None:
+                return opened.plaintext
+        raise KeysInvalid("This was not encrypted to our key.", mend=_ENCRYPTED_TO)
 
     def derive(self, purpose: str, length: int = 32) -> bytes:
         return HKDF(hashes.SHA256(), length, salt=None, info=purpose.encode()).derive(self._root)
+
+    def refresh(self) -> bool:
+        """Take up what `connector keys rotate` changed in the folder; whether anything did. Raises
+        KeysInvalid; then the keys in use stay."""
+        if self._folder is None or (stamp := _stamp(self._folder)) == self._stamp:
+            return False
+        found = load(self._folder, self._participant_id, self._passphrase)
+        changed = (found._kid, found._jwks) != (self._kid, self._jwks)
+        self._signing, self._opening, self._jwks = found._signing, found._opening, found._jwks
+        self._kid, self._proof_jwk = found._kid, found._proof_jwk
+        self._stamp = stamp
+        return changed
 
     def __repr__(self) -> str:
         return f"FileKeys({self._participant_id!r}, kid={self._kid!r})"
@@ -87,7 +116,7 @@ class FileKeys:
 _ENCRYPTED_TO = "The sender must use the `enc` key that the registry publishes for us."
 
 
-def create(keys_dir: Path, participant_id: str) -> FileKeys:
+def create(keys_dir: Path, participant_id: str, passphrase: bytes | None = None) -> FileKeys:
     """Make fresh keys. Never overwrites: raises KeysInvalid where one of the files exists."""
     keys_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     for name in (SIGNING, ENCRYPTION, ROOT):
@@ -95,62 +124,57 @@ def create(keys_dir: Path, participant_id: str) -> FileKeys:
             raise KeysInvalid(
                 "exists already", where=str(keys_dir / name), mend="Keys are never overwritten: move it away."
             )
-    _write(keys_dir / SIGNING, _pem(ec.generate_private_key(ec.SECP256R1())))
-    _write(keys_dir / ENCRYPTION, _pem(ec.generate_private_key(ec.SECP256R1())))
-    _write(keys_dir / ROOT, secrets.token_bytes(ROOT_BYTES))
-    return load(keys_dir, participant_id)
+    for name in (SIGNING, ENCRYPTION):
+        key_files.write_new(keys_dir / name, key_files.pem(new_private(), passphrase))
+    key_files.write_new(keys_dir / ROOT, key_files.sealed(secrets.token_bytes(ROOT_BYTES), passphrase))
+    return load(keys_dir, participant_id, passphrase)
 
 
-def load(keys_dir: Path, participant_id: str) -> FileKeys:
+def load(keys_dir: Path, participant_id: str, passphrase: bytes | None = None) -> FileKeys:
     """Raises KeysInvalid, naming the file and what to do."""
-    root = _read(keys_dir / ROOT)
-    if len(root) != ROOT_BYTES:
-        raise KeysInvalid(f"must hold {ROOT_BYTES} bytes", where=str(keys_dir / ROOT), mend=_RESTORE)
-    return FileKeys(participant_id, _private(keys_dir / SIGNING), _private(keys_dir / ENCRYPTION), root)
-
-
-def _private(path: Path) -> ec.EllipticCurvePrivateKey:
-    try:
-        key = serialization.load_pem_private_key(_read(path), password=None)
-    except (ValueError, TypeError):  # the library's text is of no use, and could quote the file
-        key = None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or not isinstance(key.curve, ec.SECP256R1):
-        raise KeysInvalid("is not an unencrypted EC P-256 key in PEM", where=str(path), mend=_RESTORE)
-    return key
-
-
-def _read(path: Path) -> bytes:
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except FileNotFoundError:
-        mend = "Run `connector init` for a new participant, or restore the key folder from its backup."
-        raise KeysInvalid("is missing", where=str(path), mend=mend) from None
-    except OSError as error:
-        raise KeysInvalid(
-            f"cannot be read ({error.strerror})", where=str(path), mend="Give it to the connector's own user."
-        ) from None
-    with os.fdopen(descriptor, "rb") as file:
-        mode = os.fstat(descriptor).st_mode  # of what is open, so nobody can swap it in between
-        if not stat.S_ISREG(mode):
-            raise KeysInvalid("is not a file", where=str(path), mend=_RESTORE)
-        if mode & 0o077:
-            raise KeysInvalid(
-                f"can be read by others (mode {stat.S_IMODE(mode):04o})",
-                where=str(path),
-                mend="Run `chmod 600` on it, and replace the keys if others had access.",
-            )
-        return file.read(_MAX_FILE_BYTES)
-
-
-def _write(path: Path, data: bytes) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(descriptor)
-
-
-def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    stamp = _stamp(keys_dir)
+    keys = FileKeys(
+        participant_id,
+        key_files.private_key(keys_dir / SIGNING, passphrase),
+        key_files.private_key(keys_dir / ENCRYPTION, passphrase),
+        key_files.secret(keys_dir / ROOT, passphrase, ROOT_BYTES),
+        next_signing=_if_there(keys_dir / NEXT_SIGNING, passphrase),
+        retired=[entry["jwk"] for entry in retired(keys_dir)],
+        old_encryption=_if_there(keys_dir / OLD_ENCRYPTION, passphrase),
     )
+    keys._folder, keys._passphrase, keys._stamp = keys_dir, passphrase, stamp
+    return keys
+
+
+def new_private() -> Private:
+    return ec.generate_private_key(ec.SECP256R1())
+
+
+def retired(keys_dir: Path) -> list[dict[str, Any]]:
+    """Public signing keys no longer signed with: `{"jwk": ..., "until": <RFC 3339>}`. Raises KeysInvalid."""
+    path = keys_dir / RETIRED
+    if not path.exists():
+        return []
+    try:
+        found = json.loads(key_files.read(path))
+        for entry in found:
+            jose.public_key(entry["jwk"])
+            str(entry["until"])
+    except (ValueError, KeyError, TypeError, jose.Refusal):
+        raise KeysInvalid("cannot be read", where=str(path), mend=key_files.RESTORE) from None
+    return list(found)
+
+
+def _if_there(path: Path, passphrase: bytes | None) -> Private | None:
+    return key_files.private_key(path, passphrase) if path.exists() else None
+
+
+def _signing_jwk(key: Private) -> dict[str, str]:
+    return jose.public_jwk(key.public_key(), use="sig", alg=jose.ALGORITHM)
+
+
+def _stamp(folder: Path) -> object:
+    """Changes whenever a file of the folder is replaced, made or removed."""
+    names = (SIGNING, ENCRYPTION, NEXT_SIGNING, RETIRED, OLD_ENCRYPTION)
+    found = [folder / name for name in names]
+    return [(s.st_ino, s.st_mtime_ns) if p.exists() and (s := p.stat()) else None for p in found]
