@@ -73,6 +73,23 @@ def set_status(folder: Path, participant_id: str, status: ParticipantStatus) -> 
         _write(folder, replace(source, participants=changed, version=source.version + 1))
 
 
+def set_keys(
+    folder: Path,
+    participant_id: str,
+    jwks: tuple[Mapping[str, Any], ...],
+    *,
+    replacing: tuple[Mapping[str, Any], ...],
+) -> None:
+    """Raises NotFound; Conflict where the entry's keys are no longer those that the change was judged by."""
+    with _edited(folder) as source:
+        if (participant := source.participants.get(participant_id)) is None:
+            raise NotFound(f"There is no participant {participant_id} in the list.")
+        if participant.jwks != replacing:
+            raise Conflict("The keys have been changed in the meantime.", mend="Try again.")
+        changed = {**source.participants, participant_id: replace(participant, jwks=jwks)}
+        _write(folder, replace(source, participants=changed, version=source.version + 1))
+
+
 def add_collaboration(folder: Path, collaboration: Collaboration) -> None:
     """Raises Conflict where the id is taken, ConfigurationError where it breaks the format (a member who is
     not in the list, a lead who is no provider)."""
@@ -147,7 +164,7 @@ class RegistryFolder:
             collaborations=source.collaborations,
         )
         token = trust_list.sign(content, self._keys)
-        _replace(self._folder / SIGNED, token + "\n")
+        replace_file(self._folder / SIGNED, token + "\n")
         return trust_list.verify(token, self._keys.public_jwks())
 
     def _last_signed(self) -> SignedTrustList | None:
@@ -202,10 +219,10 @@ def _write(folder: Path, source: Source) -> None:
             where=str(folder / SOURCE),
             mend="Nothing was changed.",
         ) from None
-    _replace(folder / SOURCE, json.dumps(wire, indent=2, ensure_ascii=False) + "\n")
+    replace_file(folder / SOURCE, json.dumps(wire, indent=2, ensure_ascii=False) + "\n")
 
 
-def _replace(path: Path, content: str) -> None:
+def replace_file(path: Path, content: str) -> None:
     """Whole or not at all, also across a power cut."""
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     temporary = Path(name)

@@ -1,4 +1,4 @@
-"""init, serve, token, status: one participant's own connector."""
+"""init, serve, check, token, status: one participant's own connector."""
 
 from __future__ import annotations
 
@@ -53,11 +53,48 @@ def init(
     entry = {"id": participant_id, "baseUrl": public_url, "jwks": list(keys.public_jwks())}
     (folder / "participant.json").write_text(json.dumps(entry, indent=2) + "\n", encoding="utf-8")
     text = (
-        f"{folder} is made. Next: send {folder / 'participant.json'} to the orchestrator, who runs\n"
-        f"  connector registry add {folder / 'participant.json'}\n"
+        f"{folder} is made. Next: ask to be admitted\n"
+        f"  connector apply --folder {folder} --name 'Our organisation'\n"
+        f"(or send {folder / 'participant.json'} to the orchestrator, for `connector registry add`),\n"
         f"then start with\n  connector serve --folder {folder}"
     )
     show({"folder": str(folder), "participant": entry}, as_json=as_json, text=text)
+
+
+def apply(
+    name: Annotated[str, typer.Option(help="The organisation's name.")],
+    folder: Folder = Here,
+    business_id: Annotated[str, typer.Option(help="Business ID.")] = "",
+    sector: Annotated[str, typer.Option(help="Sector.")] = "",
+    role: Annotated[list[str] | None, typer.Option(help="Roles in the ecosystem; repeat.")] = None,
+    rulebook: Annotated[str, typer.Option(help="Version of the rulebook that we accept.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Ask the registry to admit us, signed with our key. A person there decides."""
+    from connector.bootstrap.keys import open_keys
+    from connector.cli.registrar import Registrar
+    from connector.model.participant import Participant
+    from connector.settings import load_settings
+
+    settings = load_settings(folder)
+    keys = open_keys(settings)
+    participant = Participant(
+        id=settings.participant_id,
+        name=name,
+        base_url=settings.public_url,
+        jwks=tuple(keys.public_jwks()),
+        business_id=business_id,
+        sector=sector,
+        roles=frozenset(role or ()),
+        rulebook_version=rulebook,
+    )
+    with Registrar(settings) as registrar:
+        answer = registrar.apply(keys, participant)
+    text = (
+        f"Application {answer['id']} is {answer['state']}. Tell the orchestrator our key by another way:\n"
+        f"  {keys.thumbprint()}"
+    )
+    show({**answer, "key": keys.thumbprint()}, as_json=as_json, text=text)
 
 
 def serve(folder: Folder = Here, as_json: AsJson = False) -> None:  # noqa: ARG001 - every command takes --json
@@ -79,6 +116,29 @@ def token(
     with client(folder, roles=role or [PersonRole.VIEWER], purposes=purpose or [], subject=subject) as api:
         made = api.token()
     show({"token": made}, as_json=as_json, text=made)
+
+
+def check(
+    folder: Folder = Here,
+    against: Annotated[
+        Path | None, typer.Option(help="A catalogue folder as it was published before, to be compared with.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check settings, policies and descriptors, and that no descriptor breaks what was published before."""
+    from connector.bootstrap.check import checked_catalogue
+
+    found = checked_catalogue(folder, against)
+    rows = [
+        (d.id, d.version, d.status.value, ", ".join(o.wire_id(d.id) for o in d.offers))
+        for d in found.values()
+    ]
+    columns = ("dataset", "version", "status", "offers")
+    if as_json:
+        datasets = [dict(zip(columns, row, strict=True)) for row in rows]
+        show({"datasets": datasets}, as_json=True, text="")
+        return
+    table(columns, rows)
 
 
 def status(folder: Folder = Here, as_json: AsJson = False) -> None:

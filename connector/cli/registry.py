@@ -66,6 +66,76 @@ def add(
     show({"added": participant.id}, as_json=as_json, text=f"{participant.id} is admitted.")
 
 
+@app.command("applications")
+@guarded
+def applications(folder: Folder = Here, as_json: AsJson = False) -> None:
+    """List the applications that wait for a person."""
+    from connector.adapters import registry_desk
+
+    found = registry_desk.waiting(folder)
+    if as_json:
+        show({"applications": [registry_desk.public(r) for r in found]}, as_json=True, text="")
+        return
+    rows = [
+        (r.application.id, p.id, p.name, p.business_id, p.base_url, r.application.signed_by)
+        for r in found
+        for p in [r.application.participant]
+    ]
+    table(("application", "id", "name", "business id", "base URL", "key"), rows)
+
+
+@app.command("approve")
+@guarded
+def approve(
+    application: Annotated[str, typer.Argument(help="The application's id.")],
+    by: Annotated[str, typer.Option(help="Who decides.")],
+    folder: Folder = Here,
+    as_json: AsJson = False,
+) -> None:
+    """Admit an applicant. Compare the key with what they told you by another way first."""
+    from connector.adapters import registry_desk
+    from connector.adapters.clock import SystemClock
+
+    decided = registry_desk.approve(folder, application, by=by, now=SystemClock().now())
+    text = f"{decided.application.participant.id} is admitted."
+    show(registry_desk.public(decided), as_json=as_json, text=text)
+
+
+@app.command("refuse")
+@guarded
+def refuse(
+    application: Annotated[str, typer.Argument(help="The application's id.")],
+    by: Annotated[str, typer.Option(help="Who decides.")],
+    reason: Annotated[str, typer.Option(help="Shown to the applicant.")],
+    folder: Folder = Here,
+    as_json: AsJson = False,
+) -> None:
+    """Turn an applicant down."""
+    from connector.adapters import registry_desk
+    from connector.adapters.clock import SystemClock
+
+    now = SystemClock().now()
+    decided = registry_desk.refuse(folder, application, by=by, reason=reason, now=now)
+    show(registry_desk.public(decided), as_json=as_json, text="Refused.")
+
+
+@app.command("sign")
+@guarded
+def sign(folder: Folder = Here, as_json: AsJson = False) -> None:
+    """Bring the signed list up to date as a file, to be served by any web server at /trust-list.
+
+    It holds for 24 hours: sign it anew at least every twelve.
+    """
+    from connector.adapters import file_keys
+    from connector.adapters.clock import SystemClock
+    from connector.adapters.registry_files import SIGNED, RegistryFolder
+
+    keys = file_keys.load(folder / "keys", REGISTRY_ID)
+    signed = RegistryFolder(folder, keys=keys, clock=SystemClock()).signed()
+    found = {"version": signed.content.version, "file": str(folder / SIGNED)}
+    show(found, as_json=as_json, text=f"{found['file']} is version {found['version']}.")
+
+
 @app.command("set-status")
 @guarded
 def set_status(

@@ -1,4 +1,8 @@
-"""The orchestrator's participant registry over HTTP: the signed trust list, and nothing that writes."""
+"""The orchestrator's participant registry over HTTP: the signed trust list, and what participants may ask.
+
+Nothing here admits anybody: an application waits for a person. New keys are taken where a key in the list
+vouches for them.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +14,12 @@ from typing import Any, Protocol
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
+from connector.access.registry_application import MAX_CHARS
 from connector.access.trust_list import SignedTrustList
-from connector.errors import ConfigurationError
+from connector.errors import ConfigurationError, ConnectorError
+from connector.model.json import JsonObject
+from connector.web.errors import on_connector_error, on_unforeseen
+from connector.web.raw_body import raw_body
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +31,14 @@ class RegistrySource(Protocol):
 
     def signed(self) -> SignedTrustList: ...
     def public_jwks(self) -> Sequence[Mapping[str, Any]]: ...
+
+
+class Desk(Protocol):
+    """Where applications are received (`adapters.registry_desk`). Both raise ConnectorError."""
+
+    def receive(self, token: str) -> JsonObject: ...
+    def found(self, application_id: str) -> JsonObject: ...
+    def change_keys(self, participant_id: str, token: str) -> JsonObject: ...
 
 
 class _Served:
@@ -44,10 +60,12 @@ class _Served:
         return self._last
 
 
-def registry_app(source: RegistrySource) -> FastAPI:
+def registry_app(source: RegistrySource, desk: Desk) -> FastAPI:
     """Raises ConfigurationError at once where the folder has no list that can be signed."""
     served = _Served(source)
     app = FastAPI(title="Participant registry", openapi_url=None)
+    app.add_exception_handler(ConnectorError, on_connector_error)
+    app.add_exception_handler(Exception, on_unforeseen)
 
     @app.get("/trust-list")
     async def get_trust_list(request: Request) -> Response:
@@ -63,6 +81,20 @@ def registry_app(source: RegistrySource) -> FastAPI:
     async def get_jwks() -> Response:
         return JSONResponse({"keys": list(source.public_jwks())}, headers={"Cache-Control": "no-cache"})
 
+    @app.post("/applications", status_code=202)
+    async def apply(request: Request) -> JSONResponse:
+        token = await _application(request)
+        return JSONResponse(await asyncio.to_thread(desk.receive, token), status_code=202)
+
+    @app.get("/applications/{application_id}")
+    async def get_application(application_id: str) -> JSONResponse:
+        return JSONResponse(await asyncio.to_thread(desk.found, application_id))
+
+    @app.post("/participants/{participant_id}/keys")
+    async def change_keys(participant_id: str, request: Request) -> JSONResponse:
+        token = await _application(request)
+        return JSONResponse(await asyncio.to_thread(desk.change_keys, participant_id, token))
+
     @app.get("/health/live")
     async def get_live() -> Response:
         return JSONResponse({"status": "live"})
@@ -75,6 +107,11 @@ def registry_app(source: RegistrySource) -> FastAPI:
         return JSONResponse(status, status_code=503 if served.problem else 200)
 
     return app
+
+
+async def _application(request: Request) -> str:
+    body = await raw_body(request, MAX_CHARS)
+    return body.decode("ascii", "replace").strip()
 
 
 def _entity_tags(header: str) -> frozenset[str]:

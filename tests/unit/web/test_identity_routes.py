@@ -11,9 +11,11 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from connector.access import trust_list
+from connector.access import registry_application, trust_list
+from connector.access.registry_application import ApplicationKind
 from connector.access.rfc6749 import MAX_FORM_BYTES
 from connector.adapters import registry_files
+from connector.adapters.registry_desk import RegistryDesk
 from connector.adapters.registry_files import RegistryFolder
 from connector.control_plane.collaborations import CollaborationSecrets
 from connector.errors import ConfigurationError, ConnectorError
@@ -34,7 +36,7 @@ def world() -> World:
 @pytest.fixture
 async def kela(world: World) -> AsyncIterator[httpx.AsyncClient]:
     app = FastAPI()
-    app.include_router(oauth2_router(world.server))
+    app.include_router(oauth2_router(world.server, world.status))
     app.add_exception_handler(ConnectorError, on_connector_error)
     secrets_ = CollaborationSecrets(
         keys=world.keys["kela"],
@@ -169,7 +171,8 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 async def registry(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    app = registry_app(RegistryFolder(folder, keys=fresh_keys("registry"), clock=ManualClock()))
+    source = RegistryFolder(folder, keys=fresh_keys("registry"), clock=ManualClock())
+    app = registry_app(source, RegistryDesk(folder, ManualClock()))
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="https://registry.example"
     ) as client:
@@ -204,4 +207,31 @@ async def test_a_broken_edit_leaves_the_last_good_list(registry: httpx.AsyncClie
 def test_a_registry_without_a_list_does_not_start(tmp_path: Path) -> None:
     folder = RegistryFolder(tmp_path, keys=fresh_keys("registry"), clock=ManualClock())
     with pytest.raises(ConfigurationError):
-        registry_app(folder)
+        registry_app(folder, RegistryDesk(tmp_path, ManualClock()))
+
+
+async def test_an_application_over_http(registry: httpx.AsyncClient, folder: Path) -> None:
+    """Anybody may apply, nobody is admitted by it; faults are problems (RFC 9457)."""
+    keys = fresh_keys("school")
+    token = registry_application.make(
+        keys,
+        participant(keys),
+        kind=ApplicationKind.ADMISSION,
+        audience="https://registry.example",
+        at=ManualClock().now(),
+        application_id="a1",
+    )
+    answer = await registry.post("/applications", content=token)
+    assert (answer.status_code, answer.json()["state"]) == (202, "waiting")
+    assert (await registry.get("/applications/a1")).json()["participant"] == "school"
+    assert "school" not in registry_files.read(folder).participants
+    for path, content, status in (
+        ("/applications", "x", 400),
+        ("/applications", "x" * 100_000, 400),
+        ("/participants/kela/keys", token, 400),
+        ("/participants/nobody/keys", token, 404),
+    ):
+        refused = await registry.post(path, content=content)
+        assert refused.status_code == status, path
+        assert refused.headers["content-type"] == "application/problem+json"
+    assert (await registry.get("/applications/b")).status_code == 404
