@@ -14,9 +14,9 @@ from typing import Any
 import httpx
 
 from connector.access.people import issue_api_token
-from connector.adapters import file_keys
 from connector.adapters.clock import SystemClock
-from connector.errors import ConnectorError, Reason, Unavailable
+from connector.bootstrap.keys import open_keys
+from connector.errors import ConnectorError, PeerUnreachable, Reason, Unavailable
 from connector.model.person import PersonRole
 from connector.settings import Settings, load_settings
 
@@ -59,7 +59,7 @@ class Api:
         receive_buffer_bytes: int = 0,
     ) -> None:
         self.settings: Settings = load_settings(folder)
-        self._keys = file_keys.load(self.settings.path(self.settings.keys_dir), self.settings.participant_id)
+        self._keys = open_keys(self.settings)
         self._roles, self._purposes, self._subject = tuple(roles), tuple(purposes), subject
         options = (
             [(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)] if receive_buffer_bytes else None
@@ -95,6 +95,9 @@ class Api:
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         return self._call("POST", path, json=dict(body or {}))
 
+    def delete(self, path: str) -> Any:
+        return self._call("DELETE", path)
+
     @contextmanager
     def stream(
         self, method: str, path: str, body: Mapping[str, Any] | None = None, **params: str
@@ -113,6 +116,24 @@ class Api:
                     answer.read()
                     raise _problem(answer)
                 yield (json.loads(line) for line in answer.iter_lines() if line)
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+
+    @contextmanager
+    def download(self, path: str, *, accept: str = "", **params: str) -> Iterator[Iterator[bytes]]:
+        """The bytes of an answer. Raises PeerUnreachable where it ends before it is whole."""
+        headers = {**self._headers(), **({"Accept": accept} if accept else {})}
+        try:
+            with self._http.stream("GET", path, params=params, headers=headers, timeout=None) as answer:
+                if answer.status_code >= 300:
+                    answer.read()
+                    raise _problem(answer)
+                yield answer.iter_raw()
+        except httpx.RemoteProtocolError:
+            raise PeerUnreachable(
+                "The answer broke off: what was read is not all of it.",
+                mend="Look at the transfer's state, and read it again.",
+            ) from None
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
 

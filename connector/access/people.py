@@ -53,7 +53,7 @@ class ApiTokens:
         self._clock = clock
         self._audience = audience
         self._longest_seconds = longest_seconds
-        self._jwks = keys.public_jwks()
+        self._keys = keys
 
     def verify(self, authorization: str | None) -> Person:
         """`authorization`: the whole header. Raises TokenRejected."""
@@ -61,7 +61,7 @@ class ApiTokens:
         if scheme.lower() != "bearer":
             raise _rejected()
         try:
-            return self._person(jose.verify_jws(unverified, self._jwks, typ={TYP}))
+            return self._person(jose.verify_jws(unverified, self._keys.public_jwks(), typ={TYP}))
         except Refusal as refusal:
             raise _rejected() from refusal
 

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from fastapi import Request
 
+from connector.access.bearer import Bearers
+from connector.access.front_door import Asked
 from connector.access.identity import TokenVerifier, registered, single_value
-from connector.access.people import ApiTokens
+from connector.errors import TokenRejected
 from connector.model.participant import Participant
 from connector.model.person import Person, PersonRole
-from connector.model.token import VerifiedClaims
+from connector.model.token import DataClaims, VerifiedClaims
 from connector.ports import PeerIdentity, TrustRegistry
 
+SESSION_COOKIES = ("__Host-connector-session", "connector-session")
 PeerAuth = Callable[[Request], Awaitable[tuple[Participant, VerifiedClaims]]]
+ReaderAuth = Callable[[Request, str], Awaitable[DataClaims]]
+"""Of a request and the dataset it is for."""
+
+_REJECTED = "The token was not accepted."
+_MEND = "Send what the latest start message of your transfer gives, or a token for the action `read`."
 
 
 def protocol_peer(identity: PeerIdentity, *, public_url: str) -> Callable[[Request], Awaitable[Participant]]:
@@ -45,16 +54,49 @@ def peer_auth(
     return authenticate
 
 
+def reader_auth(peer: PeerAuth, bearers: Bearers) -> ReaderAuth:
+    """Whoever reads a dataset as plain HTTP: our own kind by its access token, a plain DSP peer by the bearer
+    of its transfer. Raises NotAuthenticated, the same for every fault of either."""
+
+    async def authenticate(request: Request, dataset_id: str) -> DataClaims:
+        try:
+            header = single_value(request.headers.getlist("authorization"))
+            if header is None or header[:7].lower() == "bearer ":
+                return await bearers.verify(header, dataset_id)
+            return (await peer(request))[1]
+        except TokenRejected as rejected:
+            raise TokenRejected(_REJECTED, mend=_MEND) from (rejected.__cause__ or rejected)
+
+    return authenticate
+
+
 def _url(request: Request, public_url: str) -> str:
     """As sent: a decoded path is another URL."""
     return public_url + str(request.scope["raw_path"].decode("latin-1"))
 
 
-def needs(tokens: ApiTokens, *roles: PersonRole) -> Callable[[Request], Person]:
+class Door(Protocol):
+    """Who of our own people or apps asks (`access.front_door.FrontDoor`). `person` raises TokenRejected."""
+
+    async def person(self, asked: Asked) -> Person: ...
+
+
+def session_cookie(public_url: str) -> str:
+    """`__Host-`: of this host and over TLS, so that no neighbour can set it; plain http cannot have it."""
+    return SESSION_COOKIES[0 if public_url.startswith("https://") else 1]
+
+
+def needs(door: Door, *roles: PersonRole) -> Callable[[Request], Awaitable[Person]]:
     """A dependency that names the roles a management route needs."""
 
-    def person(request: Request) -> Person:
-        person = tokens.verify(single_value(request.headers.getlist("authorization")))
+    async def person(request: Request) -> Person:
+        asked = Asked(
+            method=request.method,
+            authorization=single_value(request.headers.getlist("authorization")),
+            session=next((request.cookies[n] for n in SESSION_COOKIES if n in request.cookies), None),
+            origin=single_value(request.headers.getlist("origin")),
+        )
+        person = await door.person(asked)
         person.require(*roles)
         return person
 

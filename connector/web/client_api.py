@@ -5,49 +5,41 @@
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from fastapi import APIRouter, Depends, Query
+from pydantic import AwareDatetime, Field
 from starlette.responses import StreamingResponse
 
-from connector.access.people import ApiTokens
 from connector.control_plane.agreements import Agreements
 from connector.control_plane.consent import ConsentGiven, ConsentRegister
+from connector.control_plane.counter_offers import CounterOffers
 from connector.control_plane.discovery import Discovery
+from connector.control_plane.federated_catalog import FederatedCatalog
 from connector.control_plane.negotiation import Negotiations
 from connector.control_plane.publishing import NewEvent, Publishing
+from connector.control_plane.renewal import Renewals
+from connector.control_plane.signatures import AgreementSignatures
 from connector.control_plane.transfer import Transfers
-from connector.model.catalog import TransferFormat
+from connector.control_plane.undelivered import Undelivered
 from connector.model.consent import ConsentState
 from connector.model.person import Person, PersonRole
 from connector.model.transfer import DataAddress
 from connector.ports import TrustRegistry
+from connector.query.pull import Pulls
 from connector.query.service import Queries
 from connector.web import render
-from connector.web.auth import needs
+from connector.web.auth import Door, needs
+from connector.web.body import Body
+from connector.web.contracts import add_contracts
 from connector.web.lines import Subscriptions, json_lines
+from connector.web.outbox import add_outbox
+from connector.web.transfers import add_transfers
 
+MAX_BODY_BYTES = 1_000_000
 R = PersonRole
-OPERATOR_SAID = "operator"
 
 
-class Body(BaseModel):
-    model_config = ConfigDict(extra="forbid", alias_generator=to_camel, populate_by_name=True)
-
-
-class NegotiationAsked(Body):
-    provider: str
-    dataset: str
-    offer: str = Field(description="The offer's id as the provider's catalogue shows it.")
-
-
-class Refusal(Body):
-    reason: str = Field(min_length=1, max_length=500, description="Told to the other side: no personal data.")
-
-
-class TransferAsked(Body):
-    agreement: str
-    format: TransferFormat
+class RefreshAsked(Body):
+    participant: str = Field(min_length=1)
 
 
 class QueryAsked(Body):
@@ -116,13 +108,19 @@ _STATES = {
 class ClientServices:
     """What the client API stands on."""
 
-    tokens: ApiTokens
+    door: Door
     trust: TrustRegistry
     discovery: Discovery
+    federated_catalog: FederatedCatalog
     negotiations: Negotiations
     agreements: Agreements
+    signatures: AgreementSignatures
+    renewals: Renewals
+    counter_offers: CounterOffers
     transfers: Transfers
+    undelivered: Undelivered
     queries: Queries
+    pulls: Pulls
     consents: ConsentRegister
     publishing: Publishing
     subscriptions: Subscriptions
@@ -131,14 +129,16 @@ class ClientServices:
 
 
 def client_router(services: ClientServices) -> APIRouter:
-    router = APIRouter(prefix="/v1")
-    for add in (_about, _contracts, _transfers, _queries, _consents, _events):
+    # the framework reads a body before anybody is asked who they are
+    router = APIRouter(prefix="/v1", max_body_size=MAX_BODY_BYTES)
+    for add in (_about, add_contracts, add_transfers, add_outbox, _queries, _consents, _events):
         add(router, services)
     return router
 
 
 def _about(router: APIRouter, services: ClientServices) -> None:
-    Viewer = Annotated[Person, Depends(needs(services.tokens, R.VIEWER, R.ANALYST, R.CASE_WORKER))]
+    Viewer = Annotated[Person, Depends(needs(services.door, R.VIEWER, R.ANALYST, R.CASE_WORKER))]
+    Operator = Annotated[Person, Depends(needs(services.door, R.OPERATOR))]
 
     @router.get("/status", tags=["about"])
     async def status(_person: Viewer) -> dict[str, Any]:
@@ -151,93 +151,43 @@ def _about(router: APIRouter, services: ClientServices) -> None:
 
     @router.get("/catalog", tags=["about"])
     async def catalog(_person: Viewer, participant: str = "") -> dict[str, Any]:
+        """Everybody's catalogue, or one's, asked for now."""
         found = await services.discovery.look(participant)
         return {"participants": [render.seen(s) for s in found]}
 
-
-def _contracts(router: APIRouter, services: ClientServices) -> None:
-    Viewer = Annotated[Person, Depends(needs(services.tokens, R.VIEWER))]
-    Operator = Annotated[Person, Depends(needs(services.tokens, R.OPERATOR))]
-    Approver = Annotated[Person, Depends(needs(services.tokens, R.APPROVER))]
-
-    @router.post("/negotiations", tags=["contracts"], status_code=201)
-    async def negotiate(asked: NegotiationAsked, person: Operator) -> dict[str, Any]:
-        provider = services.discovery.provider(asked.provider)
-        offer = await services.discovery.offer(provider, asked.dataset, asked.offer)
-        made = await services.negotiations.request(provider, asked.dataset, offer, by=person.subject)
-        return render.negotiation(made)
-
-    @router.get("/negotiations", tags=["contracts"])
-    async def negotiations(
-        _person: Viewer, waiting: bool | None = None, limit: int = 100, after: str = ""
+    @router.get("/catalog/search", tags=["about"])
+    async def search(
+        _person: Viewer,
+        q: Annotated[str, Query(max_length=500, description="Beginnings of words; all must be there.")] = "",
+        theme: str = "",
+        keyword: str = "",
+        participant: str = "",
+        format: str = "",
+        access_rights: Annotated[str, Query(alias="accessRights")] = "",
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        after: str = "",
     ) -> dict[str, Any]:
-        found = await services.negotiations.list(
-            waiting=waiting, limit=min(max(limit, 1), 1_000), after=after
+        """Everybody's catalogue as last read, with how fresh each participant's part is."""
+        found, sources = await services.federated_catalog.search(
+            text=q,
+            theme=theme,
+            keyword=keyword,
+            participant=participant,
+            format=format,
+            access_rights=access_rights,
+            limit=limit,
+            after=after,
         )
-        return {"negotiations": [render.negotiation(n) for n in found]}
+        return render.catalog_found(found, sources)
 
-    @router.get("/negotiations/{pid}", tags=["contracts"])
-    async def negotiation(pid: str, _person: Viewer) -> dict[str, Any]:
-        return render.negotiation(await services.negotiations.get(pid))
-
-    @router.post("/negotiations/{pid}/approve", tags=["contracts"])
-    async def approve(pid: str, person: Approver) -> dict[str, Any]:
-        return render.negotiation(await services.negotiations.approve(pid, by=person.subject))
-
-    @router.post("/negotiations/{pid}/refuse", tags=["contracts"])
-    async def refuse(pid: str, refusal: Refusal, person: Approver) -> dict[str, Any]:
-        ended = await services.negotiations.refuse(pid, [refusal.reason], by=person.subject)
-        return render.negotiation(ended)
-
-    @router.get("/agreements", tags=["contracts"])
-    async def agreements(_person: Viewer) -> dict[str, Any]:
-        return {"agreements": [render.agreement(a) for a in await services.agreements.list()]}
-
-    @router.get("/agreements/{agreement_id}", tags=["contracts"])
-    async def agreement(agreement_id: str, _person: Viewer) -> dict[str, Any]:
-        record = await services.agreements.get(agreement_id)
-        return {**render.agreement(record), "document": dict(record.agreement.document)}
-
-    @router.post("/agreements/{agreement_id}/terminate", tags=["contracts"])
-    async def terminate(agreement_id: str, refusal: Refusal, person: Operator) -> dict[str, Any]:
-        ended = await services.agreements.terminate(agreement_id, refusal.reason, by=person.subject)
-        return render.agreement(ended)
-
-
-def _transfers(router: APIRouter, services: ClientServices) -> None:
-    Viewer = Annotated[Person, Depends(needs(services.tokens, R.VIEWER))]
-    Operator = Annotated[Person, Depends(needs(services.tokens, R.OPERATOR))]
-
-    @router.post("/transfers", tags=["transfers"], status_code=201)
-    async def start(asked: TransferAsked, person: Operator) -> dict[str, Any]:
-        push = asked.format is TransferFormat.CLOUD_EVENTS_PUSH
-        made = await services.transfers.request(
-            asked.agreement,
-            asked.format,
-            data_address=services.events_address if push else None,
-            by=person.subject,
-        )
-        return render.transfer(made)
-
-    @router.get("/transfers/{pid}", tags=["transfers"])
-    async def transfer(pid: str, _person: Viewer) -> dict[str, Any]:
-        return render.transfer(await services.transfers.get(pid))
-
-    @router.post("/transfers/{pid}/suspend", tags=["transfers"])
-    async def suspend(pid: str, refusal: Refusal, person: Operator) -> dict[str, Any]:
-        return render.transfer(
-            await services.transfers.suspend(pid, OPERATOR_SAID, [refusal.reason], by=person.subject)
-        )
-
-    @router.post("/transfers/{pid}/terminate", tags=["transfers"])
-    async def terminate(pid: str, refusal: Refusal, person: Operator) -> dict[str, Any]:
-        return render.transfer(
-            await services.transfers.terminate(pid, OPERATOR_SAID, [refusal.reason], by=person.subject)
-        )
+    @router.post("/catalog/refresh", tags=["about"], status_code=202)
+    async def refresh(asked: RefreshAsked, _person: Operator) -> dict[str, Any]:
+        """Has one participant's catalogue read anew; `nextAttempt` says when: politeness comes first."""
+        return render.freshness(await services.federated_catalog.refresh(asked.participant))
 
 
 def _queries(router: APIRouter, services: ClientServices) -> None:
-    Asker = Annotated[Person, Depends(needs(services.tokens, R.ANALYST, R.CASE_WORKER))]
+    Asker = Annotated[Person, Depends(needs(services.door, R.ANALYST, R.CASE_WORKER))]
 
     @router.post("/queries", tags=["queries"])
     async def query(asked: QueryAsked, person: Asker) -> dict[str, Any]:
@@ -259,7 +209,7 @@ def _queries(router: APIRouter, services: ClientServices) -> None:
 
 
 def _consents(router: APIRouter, services: ClientServices) -> None:
-    Desk = Annotated[Person, Depends(needs(services.tokens, R.CONSENT_DESK))]
+    Desk = Annotated[Person, Depends(needs(services.door, R.CONSENT_DESK))]
 
     @router.post("/consents", tags=["consents"], status_code=201)
     async def record(answer: ConsentAnswer, _person: Desk) -> dict[str, Any]:
@@ -282,8 +232,8 @@ def _consents(router: APIRouter, services: ClientServices) -> None:
 
 
 def _events(router: APIRouter, services: ClientServices) -> None:
-    Producer = Annotated[Person, Depends(needs(services.tokens, R.PRODUCER))]
-    Subscriber = Annotated[Person, Depends(needs(services.tokens, R.SUBSCRIBER))]
+    Producer = Annotated[Person, Depends(needs(services.door, R.PRODUCER))]
+    Subscriber = Annotated[Person, Depends(needs(services.door, R.SUBSCRIBER))]
 
     @router.post("/datasets/{dataset_id}/events", tags=["events"], status_code=202)
     async def publish(dataset_id: str, asked: EventsPublished, _person: Producer) -> dict[str, Any]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import Any
 
 import pytest
 from starlette.requests import Request
 
+from connector.access.api_keys import ApiKeys
+from connector.access.front_door import FrontDoor
 from connector.access.people import ApiTokens, PersonRole, issue_api_token
+from connector.access.sessions import Sessions
 from connector.errors import NotAuthenticated, NotPermitted, TokenRejected
 from connector.model.participant import ParticipantStatus
 from connector.web.auth import needs, peer_auth
-from tests.unit.access.world import World, fresh_keys
+from tests.unit.access.world import MemoryStore, World, fresh_keys
 
 KEYS = fresh_keys("kela")
 AUDIENCE = "https://kela.example/v1"
@@ -32,9 +36,12 @@ def request(*headers: tuple[str, str], raw_path: bytes = b"/", path: str = "/") 
 # --- our own people -------------------------------------------------------------------------------------
 
 
-def test_a_route_names_the_roles_it_needs() -> None:
+async def test_a_route_names_the_roles_it_needs() -> None:
     """The token, then one of the roles; which ones can be read off the dependency."""
     world = World()
+    store = MemoryStore()
+    keys = ApiKeys(store, world.clock, secrets.token_bytes, None)  # type: ignore[arg-type]  # of the store, values
+    sessions = Sessions(store, world.clock, secrets.token_bytes)  # type: ignore[arg-type]
     tokens = ApiTokens(KEYS, world.clock, audience=AUDIENCE, longest_seconds=300)
     token = issue_api_token(
         KEYS,
@@ -46,14 +53,15 @@ def test_a_route_names_the_roles_it_needs() -> None:
         token_id="t",
     )
     header = ("Authorization", f"Bearer {token}")
-    desk = needs(tokens, PersonRole.CONSENT_DESK)
-    assert desk(request(header)).subject == "desk"
+    door = FrontDoor(tokens, keys, sessions, origin="https://kela.example")
+    desk = needs(door, PersonRole.CONSENT_DESK)
+    assert (await desk(request(header))).subject == "desk"
     assert desk.roles == (PersonRole.CONSENT_DESK,)  # type: ignore[attr-defined]
     with pytest.raises(NotPermitted):
-        needs(tokens, PersonRole.OPERATOR)(request(header))
+        await needs(door, PersonRole.OPERATOR)(request(header))
     for headers in ([], [header, header]):
         with pytest.raises(TokenRejected):
-            desk(request(*headers))
+            await desk(request(*headers))
 
 
 # --- peers ----------------------------------------------------------------------------------------------

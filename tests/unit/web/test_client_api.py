@@ -13,7 +13,7 @@ from connector.web.client_api import ClientServices, client_router
 
 
 def routes() -> list[APIRoute]:
-    services = cast(ClientServices, SimpleNamespace(tokens=None))
+    services = cast(ClientServices, SimpleNamespace(door=None))
     return [r for r in client_router(services).routes if isinstance(r, APIRoute)]
 
 
@@ -51,6 +51,6 @@ def test_no_personal_id_travels_in_a_url() -> None:
 def test_the_description_is_openapi_3_1() -> None:
     """Mission X1."""
     app = FastAPI()
-    app.include_router(client_router(cast(ClientServices, SimpleNamespace(tokens=None))))
+    app.include_router(client_router(cast(ClientServices, SimpleNamespace(door=None))))
     document: dict[str, Any] = app.openapi()
     assert document["openapi"].startswith("3.1")
