@@ -4,7 +4,6 @@ import base64
 import functools
 import os
 import re
-import shutil
 import signal
 import uuid
 from collections.abc import Iterator
@@ -18,43 +17,26 @@ from aiokafka.errors import KafkaError
 from tests.parts import (
     HOST,
     Command,
-    PartUnavailable,
     accepts_connections,
-    cache,
+    maven,
     on_free_ports,
     output_of,
     run_apart,
     running,
     temporary_folder,
 )
+from tests.parts.maven import classpath, java_binary
 
 VERSION = "4.3.1"
 LOG4J_VERSION = "2.25.4"  # Kafka brings the core but no binding; without one a broker fails in silence
-MAVEN_PLUGIN = "org.apache.maven.plugins:maven-dependency-plugin:3.8.1"
-JAVA_MINIMUM = 17
-FETCH_SECONDS = 900.0
+COORDINATES = [
+    f"org.apache.kafka:kafka_2.13:{VERSION}",
+    f"org.apache.logging.log4j:log4j-core:{LOG4J_VERSION}",
+    f"org.apache.logging.log4j:log4j-slf4j-impl:{LOG4J_VERSION}",
+]
 START_SECONDS = 60.0
 # One compiler stage and one collector thread: ready in 3 s instead of 4 s on two cores.
 JVM_FLAGS = ["-Xmx384m", "-XX:+UseSerialGC", "-XX:TieredStopAtLevel=1"]
-
-POM = f"""\
-<project xmlns="http://maven.apache.org/POM/4.0.0">
-  <modelVersion>4.0.0</modelVersion>
-  <groupId>connector</groupId><artifactId>kafka-broker</artifactId><version>1</version><packaging>pom</packaging>
-  <dependencies>
-    <dependency>
-      <groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>{VERSION}</version>
-    </dependency>
-    <dependency>
-      <groupId>org.apache.logging.log4j</groupId><artifactId>log4j-core</artifactId><version>{LOG4J_VERSION}</version>
-    </dependency>
-    <dependency>
-      <groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId>
-      <version>{LOG4J_VERSION}</version>
-    </dependency>
-  </dependencies>
-</project>
-"""
 
 LOG4J = """\
 rootLogger.level = warn
@@ -98,30 +80,12 @@ class KafkaServer:
 
 
 @functools.cache
-def java_binary() -> Path:
-    """`java` of JAVA_HOME or PATH, 17 or newer. Raises PartUnavailable."""
-    home = os.environ.get("JAVA_HOME")
-    candidates = [str(Path(home) / "bin" / "java") if home else None, shutil.which("java")]
-    tried = []
-    for candidate in candidates:
-        if candidate and Path(candidate).exists():
-            found = re.search(r'version "(\d+)', output_of([candidate, "-version"], timeout_seconds=30))
-            if found and int(found[1]) >= JAVA_MINIMUM:
-                return Path(candidate)
-            tried.append(f"{candidate} is Java {found[1] if found else 'of unknown version'}")
-    raise PartUnavailable(
-        f"Kafka needs Java {JAVA_MINIMUM} or newer ({'; '.join(tried) or 'none on PATH or in JAVA_HOME'})."
-        " Install one, on Debian `apt-get install default-jdk-headless maven`."
-    )
-
-
-@functools.cache
 def broker_jars() -> Path:
     """The broker's jars, a folder of KAFKA_HOME or the cache. Raises PartUnavailable."""
     home = os.environ.get("KAFKA_HOME")
     if home and _version_in(Path(home) / "libs"):
         return Path(home) / "libs"
-    return cache.installed(f"kafka-{VERSION}", _fetch)
+    return maven.jars(f"kafka-{VERSION}", COORDINATES)
 
 
 def version() -> str:
@@ -133,7 +97,7 @@ def version() -> str:
 def running_kafka() -> Iterator[KafkaServer]:
     """A broker on a free loopback port. Raises PartUnavailable."""
     jars = broker_jars()
-    java: list[str | Path] = [java_binary(), *JVM_FLAGS, "-cp", f"{jars}/*"]
+    java: list[str | Path] = [java_binary(), *JVM_FLAGS, "-cp", classpath(jars)]
     with ExitStack() as stack:
         folder = stack.enter_context(temporary_folder("kafka"))
         (folder / "log4j2.properties").write_text(LOG4J)
@@ -177,21 +141,3 @@ def _version_in(jars: Path) -> str | None:
         if found := re.fullmatch(r"kafka_2\.13-(4\.\d+\.\d+)\.jar", jar.name):
             return found[1]
     return None
-
-
-def _fetch(folder: Path) -> None:
-    java_binary()  # the first thing to install when both are missing
-    maven = shutil.which("mvn")
-    if not maven:
-        raise PartUnavailable(
-            f"Java is there, but Maven is not, and no Kafka is in {cache.root()} or KAFKA_HOME."
-            " Install Maven (on Debian `apt-get install maven`) or set KAFKA_HOME to an unpacked Kafka 4."
-        )
-    with temporary_folder("maven") as work:
-        (work / "pom.xml").write_text(POM)
-        flags: Command = ["--batch-mode", "--quiet", "--strict-checksums", "-f", work / "pom.xml"]
-        goal = [f"{MAVEN_PLUGIN}:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
-        try:
-            output_of([maven, *flags, *goal], timeout_seconds=FETCH_SECONDS, cwd=work)
-        except PartUnavailable as error:
-            raise PartUnavailable(f"Maven could not fetch Kafka {VERSION}:\n{error}") from error

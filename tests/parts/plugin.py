@@ -13,11 +13,17 @@ from typing import TypeVar
 
 import pytest
 
-from tests.parts import PartUnavailable, kafka, opa, postgres
+from tests.parts import PartUnavailable, edc, kafka, opa, postgres, tck
 
-Server = TypeVar("Server", opa.OpaServer, kafka.KafkaServer, postgres.PostgresServer)
+Server = TypeVar("Server", opa.OpaServer, kafka.KafkaServer, postgres.PostgresServer, edc.EdcServer, tck.Kit)
 
-PARTS = {"opa_server": "OPA", "kafka_server": "Kafka", "postgres_server": "PostgreSQL"}
+PARTS = {
+    "opa_server": "OPA",
+    "kafka_server": "Kafka",
+    "postgres_server": "PostgreSQL",
+    "edc_server": "EDC",
+    "conformance_kit": "DSP TCK",
+}
 
 
 @dataclass(slots=True)
@@ -61,6 +67,20 @@ def kafka_server(pytestconfig: pytest.Config) -> Iterator[kafka.KafkaServer]:
 def postgres_server(pytestconfig: pytest.Config) -> Iterator[postgres.PostgresServer]:
     """A real PostgreSQL server, shared by the session: take a `fresh_database` per test."""
     yield from _serve(pytestconfig, "postgres_server", postgres.running_postgres)
+
+
+@pytest.fixture(scope="session")
+def edc_server(pytestconfig: pytest.Config) -> Iterator[edc.EdcServer]:
+    """A real Eclipse EDC control plane, shared by the session: take assets of your own."""
+    yield from _serve(
+        pytestconfig, "edc_server", lambda: edc.running_edc(settings=edc.quick_state_machines())
+    )
+
+
+@pytest.fixture(scope="session")
+def conformance_kit(pytestconfig: pytest.Config) -> Iterator[tck.Kit]:
+    """The Dataspace Protocol's official conformance kit, ready to be run."""
+    yield from _serve(pytestconfig, "conformance_kit", tck.ready_kit)
 
 
 @pytest.fixture(autouse=True)
