@@ -4,7 +4,7 @@ held by one contract-test class each (tests/ports). Ports are async; methods rai
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -17,6 +17,13 @@ from connector.model.event import CloudEvent, Delivered
 from connector.model.json import JsonObject
 from connector.model.negotiation import AgreementRecord, ContractNegotiation
 from connector.model.participant import Participant, TrustList
+from connector.model.peer_catalog import (
+    CatalogFound,
+    CatalogQuery,
+    DatasetSummary,
+    Freshness,
+    SeenPage,
+)
 from connector.model.token import Actor, AuthorizationDetail
 from connector.model.transfer import Grant, TransferProcess
 
@@ -52,12 +59,20 @@ class Keys(Protocol):
         """Compact JWS, ES256, with `kid` (or the public `jwk`, for DPoP proofs)."""
         ...
 
+    def sign_jws(self, payload: bytes, *, typ: str) -> str:
+        """Compact JWS, ES256, with `kid`, over exactly these bytes."""
+        ...
+
     def decrypt_jwe(self, token: str) -> bytes:
         """Raises KeysInvalid when the token is not for us."""
         ...
 
     def derive(self, purpose: str, length: int = 32) -> bytes:
         """A local secret for one purpose: HKDF-SHA256 of the folder's root secret. Never leaves."""
+        ...
+
+    def refresh(self) -> bool:
+        """Take up keys that were changed outside this process; whether any were. Raises KeysInvalid."""
         ...
 
 
@@ -109,6 +124,14 @@ class OutboxMessage:
     last_error: str = ""
 
 
+@dataclass(slots=True)
+class Enqueued:
+    """Which messages are leased to the worker they were enqueued for: each with the id of the one before it
+    in its queue, "" for none. Known once the transaction has committed."""
+
+    leased: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GrantSelector:
     """Which grants an occasion touches; the fields given AND together. None given selects every grant."""
@@ -121,7 +144,9 @@ class GrantSelector:
 
 
 class Transaction(Protocol):
-    """All of it commits together, or none: process, outbox, event log, consent, grants."""
+    """All of it commits together, or none: process, outbox, event log, consent, grants.
+
+    What writing raises may come as late as the commit."""
 
     async def negotiation(self, pid: str) -> ContractNegotiation | None: ...
     async def negotiation_by_peer(self, counter_party: str, peer_pid: str) -> ContractNegotiation | None: ...
@@ -139,26 +164,51 @@ class Transaction(Protocol):
     async def transfer(self, pid: str) -> TransferProcess | None: ...
     async def transfer_by_peer(self, counter_party: str, peer_pid: str) -> TransferProcess | None: ...
     async def transfers(self, *, agreement_id: str | None = None) -> Sequence[TransferProcess]: ...
+    async def transfers_page(
+        self, *, agreement_id: str | None = None, limit: int = 100, after: str = ""
+    ) -> Sequence[TransferProcess]:
+        """By pid, ascending, after `after`."""
+        ...
+
     async def save_transfer(self, transfer: TransferProcess) -> TransferProcess: ...
 
     async def agreement(self, agreement_id: str) -> AgreementRecord | None: ...
+    async def agreement_for_change(self, agreement_id: str) -> AgreementRecord | None:
+        """What is to be read before it is saved anew: nobody else changes it until the commit."""
+        ...
+
     async def agreements(self, *, counter_party: str | None = None) -> Sequence[AgreementRecord]: ...
     async def save_agreement(self, record: AgreementRecord) -> None: ...
 
-    async def enqueue(self, message: OutboxMessage) -> None: ...
+    async def enqueue(
+        self, *messages: OutboxMessage, worker: str = "", lease_seconds: float = 0.0
+    ) -> Enqueued:
+        """With a `worker`: leased to it from the start, unless it comes after a message of its queue that is
+        not leased to the same worker now. All must be due then."""
+        ...
+
     async def due_messages(
         self, now: datetime, *, worker: str, lease_seconds: float, limit: int = 20
     ) -> Sequence[OutboxMessage]:
         """The oldest unsent message of each process that is due, leased to `worker`."""
         ...
 
-    async def sent(self, message_id: str) -> None:
-        """Acknowledged: forget it."""
+    async def sent(self, *message_ids: str) -> None:
+        """Acknowledged: forget them."""
+        ...
+
+    async def release(self, worker: str, *message_ids: str) -> None:
+        """End leases of `worker`: those of these messages, or all where none is named."""
         ...
 
     async def postpone(self, message_id: str, *, due_at: datetime, error: str) -> None: ...
     async def abandon(self, message_id: str, *, error: str) -> None:
         """Given up: kept for the operator, never sent; the process's later messages go with it."""
+        ...
+
+    async def abandoned_messages(self, *, limit: int = 100, before: str = "") -> Sequence[OutboxMessage]:
+        """What was given up, the latest first, with the reason as `last_error`; those before the message
+        `before` where one is named."""
         ...
 
     async def append_events(self, topic: str, events: Sequence[CloudEvent]) -> None:
@@ -194,6 +244,9 @@ class Transaction(Protocol):
 
     async def put_value(self, key: str, value: JsonObject) -> None: ...
     async def values(self, prefix: str) -> Mapping[str, JsonObject]: ...
+    async def delete_values(self, keys: Sequence[str]) -> None:
+        """Forget them; one that is not there is no fault."""
+        ...
 
     async def count_use(self, key: str, *, period: str, at_most: int) -> bool:
         """Count one more use of `key` in `period` (e.g. 2026-11-22) unless that would exceed `at_most`;
@@ -236,7 +289,10 @@ class ReplayGuard(Protocol):
 class AuditLog(Protocol):
     """Append-only; RFC 6962. "On record" before it returns."""
 
-    async def append(self, leaf: AuditLeaf) -> Receipt: ...
+    async def append(self, leaf: AuditLeaf) -> Receipt:
+        """A leaf whose id is in the log already is not written again: the receipt is the first one's."""
+        ...
+
     async def head(self) -> TreeHead:
         """A signed head over everything appended so far."""
         ...
@@ -345,16 +401,18 @@ class PeerCredentials(Protocol):
         """What proves us on one request to `participant`. Raises PeerError."""
         ...
 
-    def forget(
+    def refused(
         self,
         participant: Participant,
+        answer: PeerResponse,
         *,
         resource: str,
         scope: str,
         detail: AuthorizationDetail | None = None,
         actor: Actor | None = None,
-    ) -> None:
-        """The participant did not accept it: the next request brings something new."""
+    ) -> bool:
+        """The participant did not accept what `headers` gave: the next request brings what `answer` asks for,
+        or something new. True where nothing was wrong but that more was wanted."""
         ...
 
 
@@ -378,7 +436,7 @@ class PeerResponse:
 
 
 class PeerClient(Protocol):
-    """HTTP to other participants. Twin: in-process (tests). Real: httpx. Calls allowed addresses only."""
+    """HTTP to other participants. Twin: in-process (tests). Real: sockets. Calls allowed addresses only."""
 
     async def request(
         self,
@@ -403,6 +461,72 @@ class PeerClient(Protocol):
         timeout_seconds: float = 60.0,
     ) -> AbstractAsyncContextManager[tuple[PeerResponse, AsyncIterator[bytes]]]:
         """Headers first (body empty), then chunks with backpressure. A broken stream is PeerUnreachable."""
+        ...
+
+    async def close(self) -> None: ...
+
+
+class CatalogIndex(Protocol):
+    """What others offer, searchable, and how fresh it is. Derived data: losing it costs a crawl. Twin: a
+    SQLite file of its own; real: the replicas' PostgreSQL, so that all see one view and share the work.
+
+    A lease is known by a name of its own, runs by the database's clock, and is prolonged by `put`.
+    """
+
+    async def enrol(self, participants: Collection[str], *, now: datetime) -> None:
+        """Follow exactly these: a new one is due now, anything about another one is forgotten."""
+        ...
+
+    async def claim(
+        self, now: datetime, *, among: Collection[str], lease: str, lease_seconds: float, limit: int
+    ) -> Sequence[Freshness]:
+        """Those `among` the participants that are due for the longest, leased; at most `limit`."""
+        ...
+
+    async def release(self, lease: str) -> None:
+        """Let others have at once what this lease still holds."""
+        ...
+
+    async def pages(self, participant: str) -> Mapping[str, SeenPage]:
+        """By URL."""
+        ...
+
+    async def put(
+        self,
+        participant: str,
+        page: SeenPage,
+        datasets: Sequence[DatasetSummary],
+        *,
+        lease: str,
+        lease_seconds: float,
+        seen_at: datetime,
+    ) -> None:
+        """Insert or replace a page and its datasets. Raises Conflict when the lease is not held any more."""
+        ...
+
+    async def finish(
+        self,
+        freshness: Freshness,
+        *,
+        lease: str,
+        keep: tuple[Collection[str], Collection[str]] | None = None,
+    ) -> None:
+        """Record an attempt and give the lease back; the number of datasets is counted here. `keep`: the
+        pages (URLs) and datasets (ids) there are now, others vanish; None leaves the last good copy.
+        Raises Conflict when the lease is not held any more."""
+        ...
+
+    async def hurry(self, participant: str, *, due_at: datetime) -> Freshness:
+        """Due at `due_at` already, if not before. Raises NotFound for one that is not followed."""
+        ...
+
+    async def freshness(self) -> Mapping[str, Freshness]:
+        """By participant."""
+        ...
+
+    async def search(self, query: CatalogQuery) -> CatalogFound:
+        """By relevance, then participant and dataset id. Raises RequestInvalid for a text without a word,
+        or an `after` that is none of ours."""
         ...
 
     async def close(self) -> None: ...

@@ -7,7 +7,7 @@ import copy
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from connector.errors import Conflict
 from connector.model.consent import ConsentRecord
@@ -16,7 +16,9 @@ from connector.model.json import JsonObject
 from connector.model.negotiation import AgreementRecord, ContractNegotiation
 from connector.model.policy import AgreementState
 from connector.model.transfer import Grant, GrantState, TransferProcess
-from connector.ports import Clock, GrantSelector, OutboxMessage
+from connector.ports import Clock, Enqueued, GrantSelector, OutboxMessage
+
+LONG_AGO = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass
@@ -24,8 +26,12 @@ class Row:
     """One row of the outbox; `abandoned` holds the error."""
 
     message: OutboxMessage
-    leased_until: datetime | None = None
+    leased_to: str = ""
+    leased_until: datetime = LONG_AGO
     abandoned: str = ""
+
+    def free(self) -> None:
+        self.leased_to, self.leased_until = "", LONG_AGO
 
 
 @dataclass
@@ -115,6 +121,12 @@ class MemoryTransaction:
         found = self._state.transfers.values()
         return [t for t in found if agreement_id in (None, t.agreement_id)]
 
+    async def transfers_page(
+        self, *, agreement_id: str | None = None, limit: int = 100, after: str = ""
+    ) -> Sequence[TransferProcess]:
+        found = sorted(await self.transfers(agreement_id=agreement_id), key=lambda t: t.pid)
+        return [t for t in found if t.pid > after][:limit]
+
     async def save_transfer(self, transfer: TransferProcess) -> TransferProcess:
         held = self._state.transfers.get(transfer.pid)
         if transfer.version != (held.version if held else 0):
@@ -124,6 +136,9 @@ class MemoryTransaction:
         return saved
 
     async def agreement(self, agreement_id: str) -> AgreementRecord | None:
+        return self._state.agreements.get(agreement_id)
+
+    async def agreement_for_change(self, agreement_id: str) -> AgreementRecord | None:
         return self._state.agreements.get(agreement_id)
 
     async def agreements(self, *, counter_party: str | None = None) -> Sequence[AgreementRecord]:
@@ -138,9 +153,21 @@ class MemoryTransaction:
 
     # --- outbox and events --------------------------------------------------------------------------------
 
-    async def enqueue(self, message: OutboxMessage) -> None:
-        assert all(row.message.id != message.id for row in self._state.outbox), "an id is used once"
-        self._state.outbox.append(Row(message))
+    async def enqueue(
+        self, *messages: OutboxMessage, worker: str = "", lease_seconds: float = 0.0
+    ) -> Enqueued:
+        enqueued = Enqueued()
+        now = self._clock.now()
+        for message in messages:
+            assert all(row.message.id != message.id for row in self._state.outbox), "an id is used once"
+            queue = [r for r in self._state.outbox if r.message.process_pid == message.process_pid]
+            ahead = [r for r in queue if not r.abandoned]
+            row = Row(message)
+            if worker and all(r.leased_to == worker and r.leased_until > now for r in ahead):
+                row.leased_to, row.leased_until = worker, now + timedelta(seconds=lease_seconds)
+                enqueued.leased[message.id] = ahead[-1].message.id if ahead else ""
+            self._state.outbox.append(row)
+        return enqueued
 
     async def due_messages(
         self, now: datetime, *, worker: str, lease_seconds: float, limit: int = 20
@@ -149,20 +176,25 @@ class MemoryTransaction:
         for row in self._state.outbox:
             if not row.abandoned:
                 heads.setdefault(row.message.process_pid, row)
-        free = [r for r in heads.values() if r.leased_until is None or r.leased_until <= now]
+        free = [r for r in heads.values() if r.leased_until <= now]
         due = [r for r in free if r.message.due_at <= now][:limit]
         for row in due:
-            row.leased_until = now + timedelta(seconds=lease_seconds)
+            row.leased_to, row.leased_until = worker, now + timedelta(seconds=lease_seconds)
         return [row.message for row in due]
 
-    async def sent(self, message_id: str) -> None:
-        self._state.outbox = [r for r in self._state.outbox if r.message.id != message_id or r.abandoned]
+    async def sent(self, *message_ids: str) -> None:
+        self._state.outbox = [r for r in self._state.outbox if r.message.id not in message_ids or r.abandoned]
+
+    async def release(self, worker: str, *message_ids: str) -> None:
+        for row in self._state.outbox:
+            if row.leased_to == worker and (not message_ids or row.message.id in message_ids):
+                row.free()
 
     async def postpone(self, message_id: str, *, due_at: datetime, error: str) -> None:
         for row in self._pending(message_id):
             tried = row.message.attempts + 1
             row.message = replace(row.message, due_at=due_at, last_error=error, attempts=tried)
-            row.leased_until = None
+            row.free()
 
     async def abandon(self, message_id: str, *, error: str) -> None:
         for given_up in self._pending(message_id):
@@ -170,6 +202,12 @@ class MemoryTransaction:
             for row in rows:
                 if row.message.process_pid == given_up.message.process_pid:
                     row.abandoned = row.abandoned or error
+
+    async def abandoned_messages(self, *, limit: int = 100, before: str = "") -> Sequence[OutboxMessage]:
+        rows = [r for r in reversed(self._state.outbox) if r.abandoned]
+        ids = [r.message.id for r in rows]
+        first = ids.index(before) + 1 if before in ids else len(rows) if before else 0
+        return [replace(r.message, last_error=r.abandoned) for r in rows[first : first + limit]]
 
     def _pending(self, message_id: str) -> list[Row]:
         return [r for r in self._state.outbox if r.message.id == message_id and not r.abandoned]
@@ -230,6 +268,10 @@ class MemoryTransaction:
 
     async def put_value(self, key: str, value: JsonObject) -> None:
         self._state.values[key] = value
+
+    async def delete_values(self, keys: Sequence[str]) -> None:
+        for key in keys:
+            self._state.values.pop(key, None)
 
     async def values(self, prefix: str) -> Mapping[str, JsonObject]:
         return {k: v for k, v in self._state.values.items() if k.startswith(prefix)}

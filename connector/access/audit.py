@@ -68,10 +68,13 @@ class Auditor:
         self._participant_id = participant_id
         self._statement_key = keys.derive("audit-statement")
 
-    async def record(self, event: AuditEvent, **about: Unpack[LeafFields]) -> Receipt:
-        """On record when it returns. Raises Unavailable: then what was to be recorded must not happen."""
+    async def record(self, event: AuditEvent, *, fact: str = "", **about: Unpack[LeafFields]) -> Receipt:
+        """On record when it returns. Raises Unavailable: then what was to be recorded must not happen.
+
+        `fact` names it: what has one is on record once, however often it is told.
+        """
         leaf = AuditLeaf(
-            id=self._new_id(),
+            id=fact or self._new_id(),
             at=_whole_milliseconds(self._clock.now()),
             event=event,
             participant=self._participant_id,

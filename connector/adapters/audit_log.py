@@ -34,6 +34,7 @@ HEAD_EVERY_SECONDS = 1.0
 # Triggers stop mistakes, not attackers: those are found by the signed heads.
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS leaves (idx INTEGER PRIMARY KEY, leaf BLOB NOT NULL, hash BLOB NOT NULL);
+CREATE UNIQUE INDEX IF NOT EXISTS leaves_by_id ON leaves (json_extract(CAST(leaf AS TEXT), '$.id'));
 CREATE TABLE IF NOT EXISTS heads (
   size INTEGER PRIMARY KEY, root TEXT NOT NULL, at TEXT NOT NULL, jws TEXT NOT NULL, frontier BLOB NOT NULL);
 CREATE TRIGGER IF NOT EXISTS leaves_stay BEFORE UPDATE ON leaves
@@ -46,6 +47,7 @@ CREATE TRIGGER IF NOT EXISTS heads_keep BEFORE DELETE ON heads
   BEGIN SELECT RAISE(ABORT, 'append-only'); END;
 """
 _INSERT_LEAF = "INSERT INTO leaves (idx, leaf, hash) VALUES (?, ?, ?)"
+_LEAF_OF_ID = "SELECT idx, hash FROM leaves WHERE json_extract(CAST(leaf AS TEXT), '$.id') = ?"
 _INSERT_HEAD = "INSERT INTO heads (size, root, at, jws, frontier) VALUES (?, ?, ?, ?, ?)"
 _LAST_HEAD = "SELECT size, root, at, jws, frontier FROM heads ORDER BY size DESC LIMIT 1"
 _LEAVES_FROM = "SELECT idx, leaf, hash FROM leaves WHERE idx >= ? ORDER BY idx"
@@ -87,18 +89,23 @@ class SqliteAuditLog:
         data = audit.canonical(leaf)
         digest = leaf_hash(data)
 
-        def insert(connection: sqlite3.Connection) -> int:
+        def insert(connection: sqlite3.Connection) -> tuple[int, bytes]:
             frontier = self._current(connection)
-            connection.execute(_INSERT_LEAF, (frontier.size, data, digest))
+            try:
+                connection.execute(_INSERT_LEAF, (frontier.size, data, digest))
+            except sqlite3.IntegrityError:
+                if (known := connection.execute(_LEAF_OF_ID, (leaf.id,)).fetchone()) is None:
+                    raise
+                return int(known[0]), bytes(known[1])
             self._frontier = frontier.append(digest)
-            return frontier.size
+            return frontier.size, digest
 
-        index = await self._file.write(insert)
+        index, kept = await self._file.write(insert)
         if self._head_due is None:
             self._head_due = asyncio.get_running_loop().call_later(
                 self._head_every_seconds, self._start_signing
             )
-        return Receipt(audit_id=leaf.id, index=index, leaf_hash=digest.hex())
+        return Receipt(audit_id=leaf.id, index=index, leaf_hash=kept.hex())
 
     async def head(self) -> TreeHead:
         return await self._file.write(self._sign_head)

@@ -1,4 +1,4 @@
-"""HTTP to other participants, on httpx: no redirects, no proxies from the environment, sizes capped.
+"""HTTP to other participants: no redirects, no proxies from the environment, sizes capped.
 
 Addresses come from others (a trust list, a callback address in a message), so each is checked before a
 connection is made: first the host against the list of allowed ones, then every address its name resolves to;
@@ -12,20 +12,25 @@ import asyncio
 import ipaddress
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Container, Mapping
-from contextlib import asynccontextmanager
+import sys
+from collections.abc import AsyncGenerator, AsyncIterator, Container, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import httpx
 
+from connector.adapters.http_wire import Exchange, Pool, WireError, request_head
 from connector.errors import PeerError, PeerProtocolError, PeerUnreachable
 from connector.ports import PeerResponse
 
 _CONNECT_SECONDS = 5.0
-_KEEPALIVE_SECONDS = 4.0
-"""Below the 5 s after which uvicorn closes an idle connection: one it just closed cannot be used again."""
-
-_LIMITS = httpx.Limits(max_connections=200, max_keepalive_connections=50, keepalive_expiry=_KEEPALIVE_SECONDS)
+_OURS: Mapping[str, str] = {
+    "Accept": "*/*",
+    # Compressed answers could unfold to any size between two looks at the cap.
+    "Accept-Encoding": "identity",
+    "User-Agent": "dataspace-connector",
+}
 _EMBEDDED_V4 = (ipaddress.ip_network("64:ff9b::/96"), ipaddress.ip_network("2002::/16"))
+_ASKED_FOR = {"content-encoding": "identity", "transfer-encoding": "chunked"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
@@ -54,7 +59,7 @@ class HttpPeer:
         self._options = [(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer_bytes)] * bool(
             receive_buffer_bytes
         )
-        self._clients: dict[tuple[str, str, int], httpx.AsyncClient] = {}
+        self._pools: dict[tuple[str, str, int, str], Pool] = {}
 
     async def request(
         self,
@@ -69,15 +74,14 @@ class HttpPeer:
         """`timeout_seconds` is for all of it."""
         target = self._parse(url)
         try:
-            async with asyncio.timeout(timeout_seconds):
-                response = await self._send(method, target, headers, content, timeout_seconds)
-                try:
-                    body = await _read_capped(response, max_bytes, target)
-                finally:
-                    await response.aclose()
+            async with (
+                asyncio.timeout(timeout_seconds),
+                self._sent(method, target, headers, content) as answer,
+            ):
+                body = await _read_capped(answer, max_bytes, target)
         except TimeoutError:
             raise _unreachable(target, "no answer in time") from None
-        return PeerResponse(status=response.status_code, headers=_headers(response), body=body)
+        return PeerResponse(status=answer.status, headers=_joined(answer.headers), body=body)
 
     @asynccontextmanager
     async def stream(
@@ -91,22 +95,19 @@ class HttpPeer:
     ) -> AsyncIterator[tuple[PeerResponse, AsyncIterator[bytes]]]:
         """`timeout_seconds` is for the headers, then for each chunk. Leaving early closes the connection."""
         target = self._parse(url)
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                response = await self._send(method, target, headers, content, timeout_seconds)
-        except TimeoutError:
-            raise _unreachable(target, "no answer in time") from None
-        chunks = _chunks(response, target)
-        try:
-            start = PeerResponse(status=response.status_code, headers=_headers(response), body=b"")
-            yield start, chunks
-        finally:
-            await chunks.aclose()
-            await response.aclose()
+        async with AsyncExitStack() as stack:
+            try:
+                async with asyncio.timeout(timeout_seconds):
+                    answer = await stack.enter_async_context(self._sent(method, target, headers, content))
+            except TimeoutError:
+                raise _unreachable(target, "no answer in time") from None
+            chunks = _chunks(answer, target, timeout_seconds)
+            stack.push_async_callback(chunks.aclose)
+            yield PeerResponse(status=answer.status, headers=_joined(answer.headers), body=b""), chunks
 
     async def close(self) -> None:
-        for client in self._clients.values():
-            await client.aclose()
+        for pool in self._pools.values():
+            pool.close()
 
     def _parse(self, url: str) -> httpx.URL:
         try:
@@ -121,50 +122,49 @@ class HttpPeer:
                 raise _refused(target, "is not among the hosts that may be called")
         return target
 
-    def _client(self, target: httpx.URL) -> httpx.AsyncClient:
-        """One pool per host: connections are made to addresses, and one that was proved by TLS to lead to
-        one host must never carry requests to another at the same address."""
-        key = (target.scheme, target.host, _port(target))
-        if key not in self._clients:
-            self._clients[key] = httpx.AsyncClient(
-                transport=httpx.AsyncHTTPTransport(
-                    verify=self._tls, trust_env=False, limits=_LIMITS, socket_options=self._options
-                ),
-                follow_redirects=False,
-                trust_env=False,
-                # Compressed answers could unfold to any size between two looks at the cap.
-                headers={"Accept-Encoding": "identity", "User-Agent": "dataspace-connector"},
-            )
-        return self._clients[key]
-
-    async def _send(
-        self,
-        method: str,
-        target: httpx.URL,
-        headers: Mapping[str, str] | None,
-        content: bytes | None,
-        timeout_seconds: float,
-    ) -> httpx.Response:
+    @asynccontextmanager
+    async def _sent(
+        self, method: str, target: httpx.URL, headers: Mapping[str, str] | None, content: bytes | None
+    ) -> AsyncIterator[Exchange]:
         """Try the checked addresses in turn, for as long as no connection comes about."""
-        client = self._client(target)
-        timeout = httpx.Timeout(timeout_seconds, connect=min(_CONNECT_SECONDS, timeout_seconds))
+        # The name stays in the Host header and in TLS, where the certificate is checked against it.
+        sent = {"Host": target.netloc.decode("ascii"), **_OURS, **(headers or {})}
+        try:
+            head = request_head(method, target.raw_path, sent, content)
+        except ValueError:
+            raise PeerError("a request to a peer is not HTTP", code="peer_address_refused") from None
         for address in await self._addresses(target):
-            request = client.build_request(
-                method,
-                target.copy_with(host=address),
-                # The name stays in the Host header and in TLS, where the certificate is checked against it.
-                headers={**(headers or {}), "Host": target.netloc.decode("ascii")},
-                content=content,
-                timeout=timeout,
-                extensions={"sni_hostname": target.host},
+            exchange = self._pool(target, address).exchange(
+                head, content or b"", connect_seconds=_CONNECT_SECONDS
             )
             try:
-                return await client.send(request, stream=True)
-            except (httpx.ConnectError, httpx.ConnectTimeout):
+                answer = await exchange.__aenter__()
+            except (OSError, TimeoutError):
                 continue
-            except httpx.HTTPError as error:
+            except WireError as error:
                 raise _unreachable(target, "no answer") from error
+            try:
+                yield answer
+            except BaseException:
+                await exchange.__aexit__(*sys.exc_info())
+                raise
+            await exchange.__aexit__(None, None, None)
+            return
         raise _unreachable(target, "no connection")
+
+    def _pool(self, target: httpx.URL, address: str) -> Pool:
+        """By host too: a connection that was proved by TLS to lead to one host must never carry requests to
+        another at the same address."""
+        key = (target.scheme, target.host, _port(target), address)
+        if key not in self._pools:
+            self._pools[key] = Pool(
+                address,
+                key[2],
+                tls=self._tls if target.scheme == "https" else None,
+                server_name=target.host,
+                options=self._options,
+            )
+        return self._pools[key]
 
     async def _addresses(self, target: httpx.URL) -> list[str]:
         found = await _resolve(target)
@@ -183,7 +183,7 @@ async def _resolve(target: httpx.URL) -> list[Address]:
         found = await asyncio.get_running_loop().getaddrinfo(
             target.raw_host.decode("ascii"), _port(target), type=socket.SOCK_STREAM
         )
-    except OSError:
+    except (OSError, UnicodeError):  # UnicodeError: a label that is empty or too long
         raise _unreachable(target, "its name does not resolve") from None
     return [ipaddress.ip_address(address[0]) for *_, address in found]
 
@@ -192,36 +192,40 @@ def _public(address: Address) -> bool:
     if isinstance(address, ipaddress.IPv6Address):
         if address.ipv4_mapped is not None:
             return _public(address.ipv4_mapped)
-        if any(address in network for network in _EMBEDDED_V4):
+        if address.is_site_local or any(address in network for network in _EMBEDDED_V4):
             return False  # a gateway would turn it into an IPv4 address nobody checked
     return address.is_global and not (address.is_multicast or address.is_reserved)
 
 
-async def _read_capped(response: httpx.Response, max_bytes: int, target: httpx.URL) -> bytes:
+async def _read_capped(answer: Exchange, max_bytes: int, target: httpx.URL) -> bytes:
     body = bytearray()
-    async for chunk in _chunks(response, target):
+    async for chunk in _chunks(answer, target):
         body += chunk
         if len(body) > max_bytes:
             raise PeerProtocolError(f"{target.host} answered more than {max_bytes} bytes")
     return bytes(body)
 
 
-async def _chunks(response: httpx.Response, target: httpx.URL) -> AsyncGenerator[bytes, None]:
-    if response.headers.get("content-encoding", "identity") != "identity":
+async def _chunks(
+    answer: Exchange, target: httpx.URL, timeout_seconds: float | None = None
+) -> AsyncGenerator[bytes, None]:
+    if any(value.lower() != _ASKED_FOR[name] for name, value in answer.headers if name in _ASKED_FOR):
         raise PeerProtocolError(f"{target.host} answered in an encoding that was not asked for")
     try:
-        async for chunk in response.aiter_raw():
+        while True:
+            async with asyncio.timeout(timeout_seconds):
+                chunk = await answer.next_chunk()
+            if not chunk:
+                return
             yield chunk
-    except httpx.HTTPError as error:
+    except WireError as error:
         raise _unreachable(target, "the answer broke off") from error
+    except TimeoutError:
+        raise _unreachable(target, "the answer stalled") from None
 
 
 def _port(target: httpx.URL) -> int:
     return target.port or _DEFAULT_PORTS[target.scheme]
-
-
-def _headers(response: httpx.Response) -> dict[str, str]:
-    return {name.lower(): value for name, value in response.headers.items()}
 
 
 def _unreachable(target: httpx.URL, what: str) -> PeerUnreachable:
@@ -234,3 +238,11 @@ def _refused(target: httpx.URL, why: str) -> PeerError:
         mend="Check the address in the trust list, and `peer_private_addresses` in the settings.",
         code="peer_address_refused",
     )
+
+
+def _joined(headers: Sequence[tuple[str, str]]) -> dict[str, str]:
+    """A field that comes more than once is one list (RFC 9110 §5.3): a `Link` may."""
+    joined: dict[str, str] = {}
+    for name, value in headers:
+        joined[name] = f"{joined[name]}, {value}" if name in joined else value
+    return joined

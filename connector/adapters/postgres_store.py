@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
 from connector.adapters.sql.connection import Appended, Dialect, Parameter, Row, Stage, Wakes
@@ -120,8 +121,28 @@ class PostgresDatabase:
             pool.terminate()
 
 
+@dataclass(slots=True)
+class _Posted:
+    """One statement, perhaps for many rows, whose outcome may come late."""
+
+    query: str
+    rows: list[Sequence[Parameter]]
+    otherwise: str
+    tells: list[Callable[[Row | None], None]]
+
+    def joins(self, other: _Posted) -> bool:
+        """Whether both can go in one round trip."""
+        return (
+            self.query == other.query
+            and not self.otherwise
+            and not other.otherwise
+            and bool(self.tells) == bool(other.tells)
+        )
+
+
 class PostgresConnection:
-    """One transaction on one connection of the pool."""
+    """One transaction on one connection of the pool. It begins with its first statement, and not at all
+    where there is only one, which is a transaction by itself: round trips are what it costs."""
 
     def __init__(self, raw: asyncpg.pool.PoolConnectionProxy[asyncpg.Record], *, read_only: bool) -> None:
         self.appended = Appended()
@@ -131,10 +152,10 @@ class PostgresConnection:
             raw.transaction(isolation="repeatable_read", readonly=True) if read_only else raw.transaction()
         )
         self._stage = Stage()
+        self._begun = False
+        self._posted: list[_Posted] = []
 
     async def __aenter__(self) -> PostgresConnection:
-        with _translated():
-            await self._transaction.start()
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -144,46 +165,99 @@ class PostgresConnection:
             return
         try:
             self._stage.check_committable()
-        except RuntimeError:
+            with _translated():
+                if self._begun or len(self._posted) > 1:
+                    await self._begin()
+                await self._run_posted()
+        except BaseException:
             await self._roll_back()
             raise
-        with _translated():
-            await self._transaction.commit()
+        if self._begun:
+            with _translated():
+                await self._transaction.commit()
+
+    async def _begin(self) -> None:
+        if not self._begun:
+            await self._transaction.start()
+            self._begun = True
 
     async def _roll_back(self) -> None:
+        if not self._begun:
+            return
         import asyncpg
 
         # of a connection that is gone the server rolls back itself
-        with _translated(), suppress(asyncpg.InterfaceError, asyncpg.PostgresConnectionError, OSError):
+        gone = (asyncpg.InterfaceError, asyncpg.InternalClientError, asyncpg.PostgresConnectionError, OSError)
+        with _translated(), suppress(*gone):
             await self._transaction.rollback()
 
     async def execute(self, query: str, *parameters: Parameter) -> int:
-        with self._statement():
-            status = await self._raw.execute(self._queries[query], *parameters)
-        return int(status.rpartition(" ")[2])  # `UPDATE 1`, `INSERT 0 1`
+        async with self._statement():
+            return _touched(await self._raw.execute(self._queries[query], *parameters))
+
+    async def post(
+        self,
+        query: str,
+        *parameters: Parameter,
+        otherwise: str = "",
+        tell: Callable[[Row | None], None] | None = None,
+    ) -> None:
+        self._post(_Posted(query, [parameters], otherwise, [tell] if tell is not None else []))
 
     async def execute_many(self, query: str, rows: Sequence[Sequence[Parameter]]) -> None:
-        with self._statement():
-            await self._raw.executemany(self._queries[query], rows)
+        if rows:
+            self._post(_Posted(query, list(rows), "", []))
 
     async def fetch(self, query: str, *parameters: Parameter) -> Sequence[Row]:
-        with self._statement():
+        async with self._statement():
             rows = await self._raw.fetch(self._queries[query], *parameters)
         return cast("Sequence[Row]", rows)
 
     async def fetchone(self, query: str, *parameters: Parameter) -> Row | None:
-        with self._statement():
+        async with self._statement():
             row = await self._raw.fetchrow(self._queries[query], *parameters)
         return cast("Row | None", row)
 
     async def script(self, sql: str) -> None:
-        with self._statement():
+        async with self._statement():
             await self._raw.execute(sql)
 
-    @contextmanager
-    def _statement(self) -> Iterator[None]:
+    @asynccontextmanager
+    async def _statement(self) -> AsyncIterator[None]:
         with self._stage.statement(), _translated():
+            await self._begin()
+            await self._run_posted()
             yield
+
+    def _post(self, posted: _Posted) -> None:
+        with self._stage.statement():
+            if self._posted and self._posted[-1].joins(posted):
+                self._posted[-1].rows.extend(posted.rows)
+                self._posted[-1].tells.extend(posted.tells)
+            else:
+                self._posted.append(posted)
+
+    async def _run_posted(self) -> None:
+        waiting, self._posted = self._posted, []
+        for posted in waiting:
+            sql = self._queries[posted.query]
+            if posted.tells:
+                for tell, row in zip(posted.tells, await self._told(sql, posted.rows), strict=True):
+                    tell(row)
+            elif len(posted.rows) > 1:
+                await self._raw.executemany(sql, posted.rows)
+            elif _touched(await self._raw.execute(sql, *posted.rows[0])) != 1 and posted.otherwise:
+                raise Conflict(posted.otherwise)
+
+    async def _told(self, sql: str, rows: Sequence[Sequence[Parameter]]) -> Sequence[Row | None]:
+        """One row for each of `rows`."""
+        if len(rows) > 1:
+            return cast("Sequence[Row]", await self._raw.fetchmany(sql, rows))
+        return [cast("Row | None", await self._raw.fetchrow(sql, *rows[0]))]
+
+
+def _touched(status: str) -> int:
+    return int(status.rpartition(" ")[2])  # `UPDATE 1`, `INSERT 0 1`
 
 
 async def _nothing_to_reset(_: asyncpg.Connection[asyncpg.Record]) -> None:
@@ -199,7 +273,8 @@ def _translated() -> Iterator[None]:
         yield
     except asyncpg.PostgresError as error:
         raise _of_state(error.sqlstate or "unknown") from None
-    except (asyncpg.InterfaceError, OSError, TimeoutError) as error:
+    # InternalClientError: what asyncpg says of a connection that the server took away under it
+    except (asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError) as error:
         raise Unavailable(f"PostgreSQL does not answer ({type(error).__name__}).") from None
 
 

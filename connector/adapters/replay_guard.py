@@ -6,7 +6,7 @@ import hashlib
 from datetime import datetime, timedelta
 from pathlib import Path
 
-from connector.adapters.sql.connection import Database
+from connector.adapters.sql.connection import Database, Row
 from connector.adapters.sql.documents import to_micros
 from connector.adapters.sql.migrate import migrate
 from connector.adapters.sqlite_store import SqliteDatabase
@@ -50,12 +50,14 @@ class SqlReplayGuard:
             await self._prune(now)
         if self._remembered >= self._at_most:
             raise Unavailable("Too many tokens are remembered as used; none is forgotten before it expires.")
-        async with self._database.connect() as connection:
-            claimed = await connection.execute(
-                "claim_token", _fingerprint(kind, token_id), to_micros(expires_at)
+        rows: list[Row | None] = []
+        async with self._database.connect() as connection:  # one statement, so one way to the database
+            await connection.post(
+                "claim_token", _fingerprint(kind, token_id), to_micros(expires_at), tell=rows.append
             )
+        claimed = rows[0] is not None
         self._remembered += claimed
-        return claimed == 1
+        return claimed
 
     async def close(self) -> None:
         await self._database.close()

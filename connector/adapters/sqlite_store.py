@@ -20,7 +20,7 @@ from connector.adapters.sql.queries import queries
 from connector.adapters.sql.sqlite_thread import SqliteThread
 from connector.adapters.sql.store import SqlStore
 from connector.adapters.sql.wal_syncer import WalSyncer, fdatasync, sync_folder
-from connector.errors import ConfigurationError, Unavailable
+from connector.errors import ConfigurationError, Conflict, Unavailable
 
 _T = TypeVar("_T")
 
@@ -147,6 +147,7 @@ class SqliteConnection:
         self._queries = queries("sqlite")
         self._stage = Stage()
         self._begun = False
+        self._posted: list[Callable[[], object]] = []
 
     async def __aenter__(self) -> SqliteConnection:
         return self
@@ -161,9 +162,26 @@ class SqliteConnection:
     async def execute(self, query: str, *parameters: Parameter) -> int:
         return await self._run(lambda: self._statement(self._queries[query], parameters).rowcount)
 
+    async def post(
+        self,
+        query: str,
+        *parameters: Parameter,
+        otherwise: str = "",
+        tell: Callable[[Row | None], None] | None = None,
+    ) -> None:
+        def work() -> None:
+            cursor = self._statement(self._queries[query], parameters)
+            if tell is not None:
+                rows = cursor.fetchall()
+                tell(rows[0] if rows else None)
+            if otherwise and cursor.rowcount != 1:
+                raise Conflict(otherwise)
+
+        self._post(work)
+
     async def execute_many(self, query: str, rows: Sequence[Sequence[Parameter]]) -> None:
         if rows:
-            await self._run(lambda: self._begun_raw().executemany(self._queries[query], rows))
+            self._post(lambda: self._begun_raw().executemany(self._queries[query], rows))
 
     async def fetch(self, query: str, *parameters: Parameter) -> Sequence[Row]:
         return await self._run(lambda: self._statement(self._queries[query], parameters).fetchall())
@@ -176,10 +194,24 @@ class SqliteConnection:
         await self._run(lambda: self._script(sql))
 
     async def _run(self, work: Callable[[], _T]) -> _T:
+        def after_what_was_posted() -> _T:
+            self._run_posted()
+            return work()
+
         with self._stage.statement():
-            return await self._thread.do(work)
+            return await self._thread.do(after_what_was_posted if self._posted else work)
+
+    def _post(self, work: Callable[[], object]) -> None:
+        """Kept until the next statement or the commit: a trip to the thread costs more than the statement."""
+        with self._stage.statement():
+            self._posted.append(work)
 
     # --- in the thread ---
+
+    def _run_posted(self) -> None:
+        posted, self._posted = self._posted, []
+        for work in posted:
+            work()
 
     def _begun_raw(self) -> sqlite3.Connection:
         raw = self._thread.raw
@@ -201,12 +233,13 @@ class SqliteConnection:
                 statement = ""
 
     def _commit(self) -> None:
-        if not self._begun:
-            return
         try:
             self._stage.check_committable()
+            self._run_posted()
+            if not self._begun:
+                return
             self._thread.raw.execute("commit")
-        except (sqlite3.Error, RuntimeError):
+        except BaseException:
             self._roll_back()
             raise
         self._committed()

@@ -11,10 +11,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 from connector.control_plane.hooks import Hold
-from connector.control_plane.unit import Environment, Unit, retried
+from connector.control_plane.unit import MAX_COLLISIONS, Environment, Unit, retried, too_busy
 from connector.dsp.messages import ProcessMessage
 from connector.dsp.wire import Fields
 from connector.errors import Conflict, MessageInvalid, NotFound, RequestInvalid
@@ -48,6 +48,15 @@ class Hook(Protocol[P_contra, A_co]):
     async def decide(self, process: P_contra, /) -> A_co: ...
 
 
+@runtime_checkable
+class Selective(Protocol):
+    """A hook that knows beforehand where it would only ever hold: there it need not be asked."""
+
+    def concerns(self, process: Any, /) -> bool:
+        """Pure, by role and state alone. False: `decide` would say Hold()."""
+        ...
+
+
 class Processes(ABC, Generic[P, M, A]):
     """The use cases of one protocol. `NOUN` is what people call one of its processes."""
 
@@ -57,6 +66,7 @@ class Processes(ABC, Generic[P, M, A]):
         self._environment = environment
         self._rules: Rules[P, M] = rules
         self._hook: Hook[P, A | Hold] = hook
+        self._concerns = hook.concerns if isinstance(hook, Selective) else _everything
 
     # --- what the protocols differ in -------------------------------------------------------------------
 
@@ -77,6 +87,14 @@ class Processes(ABC, Generic[P, M, A]):
     async def _said(self, unit: Unit, process: P, message: M, sender: Role, actor: str) -> None:
         """What follows from `message`, ours or theirs, in the same commit: records, grants, evidence.
         `actor`: the participant or the person of ours behind it."""
+
+    async def _as_sent(self, unit: Unit, process: P, message: M) -> M:  # noqa: ARG002 - for those who override
+        """`message` as it leaves: it may carry what is not kept with the process."""
+        return message
+
+    def _moves_nothing(self, process: P, message: M, at: datetime) -> P | None:  # noqa: ARG002
+        """The process with what `message` tells beside the state machine; None where the table decides."""
+        return None
 
     async def _entered(self, unit: Unit, process: P) -> None:
         """What follows from a state that both sides now hold."""
@@ -108,6 +126,8 @@ class Processes(ABC, Generic[P, M, A]):
                 self._check_pids(held, message)
                 if self._rules.is_repeat(held, message):
                     return held
+                if (aside := self._moves_nothing(held, message, unit.now)) is not None:
+                    return await self._save(unit.tx, aside)
                 moved = self._rules.receive(held, message, at=unit.now)
                 if held.sending:  # it has arrived, or was overruled: nothing is left to be sent
                     await unit.tx.sent(held.last_message_id)
@@ -127,34 +147,46 @@ class Processes(ABC, Generic[P, M, A]):
 
     # --- for the outbox worker --------------------------------------------------------------------------
 
-    async def consider(self, task: OutboxMessage) -> None:
-        """Ask the hook what to do about the state in `task`, and do it; drop it where all has moved on."""
+    async def consider(self, task: OutboxMessage, known: P | None = None) -> None:
+        """Ask the hook what to do about the state in `task`, and do it; drop it where all has moved on.
+        `known`: the process as it was when it asked; whether it still is so, the commit finds out."""
         pid = str(task.body["pid"])
-        async with self._environment.store.transaction(read_only=True) as tx:
-            held = await self._load(tx, pid)
-        open_ = held is not None and held.state.value == task.body["state"] and not held.state.final
-        if held is None or not open_ or held.sending:
-            async with self._environment.unit() as unit:
-                await unit.tx.sent(task.id)
-            return
-        action = await self._hook.decide(held)
+        held = known if known is not None else await self._look(pid)
+        for _ in range(MAX_COLLISIONS):
+            if held is None or not _undecided(held, task):
+                async with self._environment.unit() as unit:
+                    await unit.tx.sent(task.id)
+                return None
+            action = await self._hook.decide(held)
+            try:
+                return await self._decided(task, held, action)
+            except Conflict:
+                current = await self._look(pid)
+                if current is not None and current.version == held.version:
+                    raise  # nobody was first: it cannot be done
+                held = current
+        raise too_busy()
+
+    async def _decided(self, task: OutboxMessage, held: P, action: A | Hold) -> None:
         async with self._environment.unit() as unit:
             await unit.tx.sent(task.id)
-            current = await self._load(unit.tx, pid)
-            if current is None or current.version != held.version:
-                return  # whatever changed it asked anew
             if isinstance(action, Hold):
-                await self._held(unit, current, action)
+                await self._held(unit, held, action)
             else:
-                await self._say(unit, current, self._message(current, action))
+                await self._say(unit, held, self._message(held, action))
 
-    async def acknowledged(self, message: OutboxMessage, answer: JsonObject | None) -> None:
-        """The peer took `message`; its answer to a first message tells its pid."""
+    async def acknowledged(
+        self, message: OutboxMessage, answer: JsonObject | None, known: P | None = None
+    ) -> None:
+        """The peer took `message`; its answer to a first message tells its pid. `known`: the process as it
+        was when it decided to send this; whether it still is so, the commit finds out."""
 
         async def step() -> None:
+            nonlocal known
+            held, known = known, None
             async with self._environment.unit() as unit:
                 await unit.tx.sent(message.id)
-                held = await self._load(unit.tx, message.process_pid)
+                held = held or await self._load(unit.tx, message.process_pid)
                 if held is None or not _in_flight(held, message):
                     return  # its arrival was clear already
                 moved = self._rules.acknowledge(held, at=unit.now)
@@ -187,7 +219,7 @@ class Processes(ABC, Generic[P, M, A]):
             return await self._end_unanswered(unit, process, message, by)
         saved = await self._save(unit.tx, self._rules.decide(process, message, at=unit.now))
         await self._said(unit, saved, message, saved.role, by or self._environment.participant_id)
-        await unit.send(saved, message)
+        await unit.send(saved, await self._as_sent(unit, saved, message))
         return saved
 
     async def _open(self, unit: Unit, process: P, message: M, sender: Role, actor: str) -> P:
@@ -196,7 +228,7 @@ class Processes(ABC, Generic[P, M, A]):
         await self._said(unit, saved, message, sender, actor)
         if sender is saved.role:
             await unit.send(saved, message)
-        else:
+        elif self._concerns(saved):
             await unit.ask(saved)
         return saved
 
@@ -208,7 +240,7 @@ class Processes(ABC, Generic[P, M, A]):
 
     async def _settle(self, unit: Unit, process: P) -> None:
         await self._entered(unit, process)
-        if not process.state.final:
+        if not process.state.final and self._concerns(process):
             await unit.ask(process)
 
     async def _give_up(self, unit: Unit, process: P, why: str) -> None:
@@ -249,6 +281,10 @@ class Processes(ABC, Generic[P, M, A]):
 
     # --- checks -----------------------------------------------------------------------------------------
 
+    async def _look(self, pid: str) -> P | None:
+        async with self._environment.store.transaction(read_only=True) as tx:
+            return await self._load(tx, pid)
+
     async def _of_peer(self, tx: Transaction, peer: Participant, pid: str) -> P:
         process = self._known(await self._load(tx, pid))
         if process.counter_party != peer.id:
@@ -286,7 +322,7 @@ def require_own_address(peer: Participant, address: str, where: str = "callbackA
         or ".." in steps
         or "." in steps
         or any(c in trimmed for c in "\\?#@%")
-        or not trimmed.isascii()
+        or not all("!" <= c <= "~" for c in trimmed)  # no space, no control character, ASCII only
     ):
         raise RequestInvalid(
             "must lie below your base URL in the participant registry",
@@ -294,6 +330,14 @@ def require_own_address(peer: Participant, address: str, where: str = "callbackA
             code="address_not_yours",
         )
     return trimmed
+
+
+def _everything(_process: object) -> bool:
+    return True
+
+
+def _undecided(process: ContractNegotiation | TransferProcess, task: OutboxMessage) -> bool:
+    return process.state.value == task.body["state"] and not process.state.final and not process.sending
 
 
 def _in_flight(process: ContractNegotiation | TransferProcess, message: OutboxMessage) -> bool:

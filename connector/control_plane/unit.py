@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Container, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any, TypeVar
 
+from connector.control_plane.desk import LEASE_MARGIN, Desk, Task
 from connector.dsp.messages import BASE_PATH, ProcessMessage
 from connector.errors import Conflict, IllegalTransition, Unavailable
 from connector.model.audit import AuditEvent
@@ -20,7 +21,7 @@ from connector.model.event import CloudEvent
 from connector.model.json import JsonObject
 from connector.model.negotiation import AgreementRecord, ContractNegotiation
 from connector.model.transfer import Grant, TransferProcess
-from connector.ports import Clock, GrantSelector, OutboxMessage, Store, Transaction
+from connector.ports import Clock, Enqueued, GrantSelector, OutboxMessage, Store, Transaction
 
 CONTROL_TOPIC = "control"
 AGREEMENT_FINALIZED = "fi.dataspace.agreement.finalized.v1"
@@ -36,6 +37,10 @@ MAX_COLLISIONS = 5
 
 _CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
+DIGESTION = timedelta(milliseconds=250)
+"""What connectors that answer before they have moved (EDC) need between our answer and our next message: one
+that comes at once is refused, or overwritten by the step that it overtook."""
+
 Process = ContractNegotiation | TransferProcess
 GrantsChanged = Callable[[Sequence[Grant]], Awaitable[None]]
 T = TypeVar("T")
@@ -47,8 +52,10 @@ class Environment:
 
     `base_url` is ours, without a trailing slash. `wake` tells the outbox worker that there is work.
     `on_grants_changed` is called after the commit that raised their epochs.
-    `decision_delay`: how long a decision waits after its transition; some peers need a moment to
-    digest an answer before the next message comes.
+    `decision_delay`: how long a decision waits after its transition.
+    `slow_peers`: participants for whom it waits `DIGESTION` at least.
+    `unsigned_peers`: participants whose agreements the operator accepts without their signature.
+    `desk`: takes what was committed to our own worker at once.
     """
 
     store: Store
@@ -59,20 +66,27 @@ class Environment:
     wake: asyncio.Event
     on_grants_changed: GrantsChanged
     decision_delay: timedelta = timedelta(0)
+    slow_peers: Container[str] = frozenset()
+    unsigned_peers: Container[str] = frozenset()
+    desk: Desk = field(default_factory=Desk)
 
     @property
     def dsp_url(self) -> str:
         return f"{self.base_url}{BASE_PATH}"
 
+    def delay_for(self, counter_party: str) -> timedelta:
+        return max(self.decision_delay, DIGESTION if counter_party in self.slow_peers else timedelta(0))
+
     @asynccontextmanager
     async def unit(self) -> AsyncIterator[Unit]:
-        """Commits on leaving; then grants are published and the worker is woken."""
+        """Commits on leaving; then what is to be done is handed to the worker, and grants are published."""
         async with self.store.transaction() as tx:
             unit = Unit(environment=self, tx=tx, now=self.clock.now())
             yield unit
+            await unit.enqueue()
+        unit.hand_over()
         if unit.grants:
             await self.on_grants_changed(unit.grants)
-        self.wake.set()
 
 
 @dataclass(slots=True, kw_only=True)
@@ -83,34 +97,42 @@ class Unit:
     tx: Transaction
     now: datetime
     grants: list[Grant] = field(default_factory=list)
+    _rows: list[tuple[OutboxMessage, Process | None]] = field(default_factory=list)
+    _facts: dict[str, list[JsonObject]] = field(default_factory=dict)
+    _until: float = 0.0
+    _enqueued: Enqueued = field(default_factory=Enqueued)
 
     async def send(self, process: Process, message: ProcessMessage) -> None:
         """To the peer, after everything that this process has yet to send."""
         kind = NEGOTIATION if isinstance(process, ContractNegotiation) else TRANSFER
-        await self.tx.enqueue(
-            OutboxMessage(
-                id=message.id,
-                process_pid=process.pid,
-                kind=kind,
-                recipient=process.counter_party,
-                url=process.peer_address.rstrip("/") + message.path(process.peer_pid),
-                body=message.document(),
-                created_at=self.now,
-                due_at=self.now,
-            )
+        row = OutboxMessage(
+            id=message.id,
+            process_pid=process.pid,
+            kind=kind,
+            recipient=process.counter_party,
+            url=process.peer_address.rstrip("/") + message.path(process.peer_pid),
+            body=message.document(),
+            created_at=self.now,
+            due_at=self.now,
         )
+        self._rows.append((row, process))
+
+    def queue(self, row: OutboxMessage) -> None:
+        """Other work for the outbox worker."""
+        self._rows.append((row, None))
 
     async def ask(self, process: Process) -> None:
         """Have the hook consulted about this state, even if we are killed right after the commit."""
         kind = NEGOTIATION if isinstance(process, ContractNegotiation) else TRANSFER
         body = {"process": kind, "pid": process.pid, "state": process.state.value}
-        due_at = self.now + self.environment.decision_delay
-        await self._own_work(DECISION, process.pid, body, due_at)
+        due_at = self.now + self.environment.delay_for(process.counter_party)
+        self._rows.append((self._own_work(DECISION, process.pid, body, due_at), process))
 
     async def record(self, event: AuditEvent, pid: str, **fields: Any) -> None:
         """A fact for the audit log; `fields` are AuditLeaf's. Reaches the log exactly in order of commits."""
         known = {name: value for name, value in fields.items() if value}
-        await self._own_work(AUDIT, pid, {"event": event.value, "fields": known}, self.now)
+        fact = {"id": self.environment.new_id(), "event": event.value, "fields": known}
+        self._facts.setdefault(pid, []).append(fact)
 
     async def announce(self, event_type: str, record: AgreementRecord) -> None:
         """A change of an agreement, on our own control topic."""
@@ -135,19 +157,44 @@ class Unit:
         """End them: streams that run under them notice by the epoch."""
         self.grants.extend(await self.tx.bump_grants(selector, ended_reason=reason))
 
-    async def _own_work(self, kind: str, pid: str, body: JsonObject, due_at: datetime) -> None:
-        # a queue of its own: work of ours never waits for a peer, and goes on when its messages are given up
-        await self.tx.enqueue(
-            OutboxMessage(
-                id=self.environment.new_id(),
-                process_pid=f"{kind}:{pid}",
-                kind=kind,
-                recipient="",
-                url="",
-                body=body,
-                created_at=self.now,
-                due_at=due_at,
+    async def enqueue(self) -> None:
+        """Everything to be done after the commit, into the commit. What is due at once is leased to our own
+        worker where there is one."""
+        for pid, facts in self._facts.items():
+            self._rows.append((self._own_work(AUDIT, pid, {"facts": facts}, self.now), None))
+        desk = self.environment.desk
+        if later := [row for row, _ in self._rows if row.due_at > self.now or not desk.attended]:
+            await self.tx.enqueue(*later)
+        if at_once := [row for row, _ in self._rows if row.due_at <= self.now and desk.attended]:
+            self._until = asyncio.get_running_loop().time() + desk.lease_seconds * LEASE_MARGIN
+            self._enqueued = await self.tx.enqueue(
+                *at_once, worker=desk.worker, lease_seconds=desk.lease_seconds
             )
+
+    def hand_over(self) -> None:
+        """After the commit. What is leased to nobody is found in the store, when it is due."""
+        tasks: list[Task] = []
+        for row, process in self._rows:
+            if row.id in self._enqueued.leased:
+                after = self._enqueued.leased[row.id]
+                tasks.append(Task(row=row, process=process, until=self._until, after=after))
+            elif row.due_at > self.now:
+                self.environment.desk.remind(row.due_at)
+        if len(tasks) < len(self._rows):
+            self.environment.wake.set()
+        self.environment.desk.hand(tasks)
+
+    def _own_work(self, kind: str, pid: str, body: JsonObject, due_at: datetime) -> OutboxMessage:
+        # a queue of its own: work of ours never waits for a peer, and goes on when its messages are given up
+        return OutboxMessage(
+            id=self.environment.new_id(),
+            process_pid=f"{kind}:{pid}",
+            kind=kind,
+            recipient="",
+            url="",
+            body=body,
+            created_at=self.now,
+            due_at=due_at,
         )
 
 
@@ -161,7 +208,11 @@ async def retried(step: Callable[[], Awaitable[T]]) -> T:
         except Conflict as conflict:
             if conflict.code != Conflict.code:  # a refusal of our own
                 raise
-    raise Unavailable("This process is being changed too often right now.", mend="Try again in a moment.")
+    raise too_busy()
+
+
+def too_busy() -> Unavailable:
+    return Unavailable("This process is being changed too often right now.", mend="Try again in a moment.")
 
 
 def audit_codes(code: str) -> tuple[str, ...]:
@@ -171,6 +222,14 @@ def audit_codes(code: str) -> tuple[str, ...]:
     return (code if _CODE.fullmatch(code) else "other",)
 
 
-def audit_fields(body: JsonObject) -> Mapping[str, Any]:
-    """AuditLeaf's fields as `Unit.record` took them: JSON knows no tuples."""
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in body["fields"].items()}
+def recorded_facts(row: OutboxMessage) -> list[tuple[AuditEvent, Mapping[str, Any]]]:
+    """What one unit recorded about one process, in order, as `Unit.record` took it: JSON knows no tuples.
+    Each fact is named, so that it is told once however often it is tried."""
+    facts = row.body.get("facts") or [{"id": row.id, **row.body}]  # earlier versions: one fact in a row
+    return [
+        (
+            AuditEvent(f["event"]),
+            {"fact": f["id"], **{k: tuple(v) if isinstance(v, list) else v for k, v in f["fields"].items()}},
+        )
+        for f in facts
+    ]

@@ -21,7 +21,7 @@ from connector.adapters.sql.migrate import migrations
 from connector.adapters.sql.store import SqlStore
 from connector.errors import ConfigurationError, Conflict, ConnectorError, RequestInvalid, Unavailable
 from connector.model.consent import ConsentState
-from connector.model.negotiation import NegotiationState
+from connector.model.negotiation import AgreementSignature, NegotiationState
 from connector.model.policy import AgreementState
 from connector.model.transfer import GrantState
 from connector.ports import GrantSelector, OutboxMessage, Store
@@ -139,7 +139,8 @@ class StoreContract:
                     await transaction.put_value("other half", {})
 
         for writing in (True, False):
-            with pytest.raises(RuntimeError):
+            # told at once, and swallowed: the code's mistake; or told as late as the commit
+            with pytest.raises((RuntimeError, Conflict)):
                 await go_on_regardless(writing=writing)
         async with store.transaction() as transaction:
             assert await transaction.values("") == {}
@@ -287,6 +288,43 @@ class StoreContract:
             assert await transaction.transfers() == [one, two]
             assert await transaction.transfer("t2") == two
 
+    async def test_transfers_by_pages(self, store: SqlStore) -> None:
+        """Protocol: the operator's list; a page begins behind the last pid of the one before."""
+        async with store.transaction() as transaction:
+            for number in range(5):
+                agreement_id = "a2" if number == 3 else "a1"
+                await transaction.save_transfer(transfer(f"t{number}", agreement_id=agreement_id))
+            first = await transaction.transfers_page(limit=2)
+            rest = await transaction.transfers_page(after=first[-1].pid)
+            assert [t.pid for t in (*first, *rest)] == ["t0", "t1", "t2", "t3", "t4"]
+            of_one = await transaction.transfers_page(agreement_id="a1", limit=2, after="t1")
+            assert [t.pid for t in of_one] == ["t2", "t4"]
+            assert not await transaction.transfers_page(agreement_id="a3")
+
+    async def test_of_two_who_change_an_agreement_none_undoes_the_other(self, store: SqlStore) -> None:
+        """Agreements: a signature that comes with the FINALIZED event loses neither."""
+        async with store.transaction() as transaction:
+            await transaction.save_agreement(agreement_record(state=AgreementState.PENDING))
+            assert await transaction.agreement_for_change("urn:uuid:none") is None
+
+        async def change(**changes: Any) -> None:
+            async with store.transaction() as transaction:
+                held = await transaction.agreement_for_change("urn:uuid:a1")
+                assert held is not None
+                await asyncio.sleep(0.01)
+                await transaction.save_agreement(replace(held, **changes))
+
+        signed = AgreementSignature(participant="youth", jws="a.b.c", jwk={"kid": "k"}, at=NOW)
+        await asyncio.gather(
+            change(state=AgreementState.ACTIVE, in_force_at=NOW),
+            change(signatures=(signed,)),
+            change(signature_problem=("absent", "No.")),
+        )
+        async with store.transaction(read_only=True) as transaction:
+            assert await transaction.agreement("urn:uuid:a1") == agreement_record(
+                in_force_at=NOW, signatures=(signed,), signature_problem=("absent", "No.")
+            )
+
     async def test_a_terminated_agreement_stays_terminated(self, store: SqlStore) -> None:
         """Architecture idea 3: a writer that read the agreement before its end must not revive it."""
         active = agreement_record()
@@ -380,6 +418,81 @@ class StoreContract:
         await asyncio.gather(*(work(f"w{number}") for number in range(5)))
         leased.extend(each.id for each in await due(store, limit=60))  # passed over while locked
         assert sorted(leased) == names
+
+    async def test_a_message_can_be_leased_from_the_start(self, store: SqlStore) -> None:
+        """Protocol: its transaction's own worker does it at once; a dead worker's lease runs out."""
+        async with store.transaction() as transaction:
+            first = await transaction.enqueue(
+                message("a1", process_pid="a"),
+                message("a2", process_pid="a"),
+                message("b1", process_pid="b"),
+                worker="w",
+                lease_seconds=0.3,
+            )
+        assert first.leased == {"a1": "", "a2": "a1", "b1": ""}
+        assert await due(store, worker="other") == []
+        async with store.transaction() as transaction:
+            behind = await transaction.enqueue(message("a3", process_pid="a"), worker="w", lease_seconds=60)
+            await transaction.sent("b1", "unknown")
+        assert behind.leased == {"a3": "a2"}
+        await asyncio.sleep(0.4)
+        assert [each.id for each in await due(store, worker="other")] == ["a1"]
+        async with store.transaction() as transaction:
+            await transaction.sent("a1", "a2")
+        assert await due(store, worker="other") == [], "the last one is still leased"
+
+    async def test_what_stands_behind_another_workers_message_is_leased_to_nobody(
+        self, store: SqlStore
+    ) -> None:
+        """Protocol: per-process order, whichever replica decided."""
+        await enqueue(store, message("a1", process_pid="a"), message("b1", process_pid="b"))
+        await due(store, worker="other", limit=1)
+        async with store.transaction() as transaction:
+            enqueued = await transaction.enqueue(
+                message("a2", process_pid="a"),
+                message("b2", process_pid="b"),
+                message("c1", process_pid="c"),
+                worker="w",
+                lease_seconds=60,
+            )
+        assert enqueued.leased == {"c1": ""}
+        assert [each.id for each in await due(store, worker="w")] == ["b1"]
+
+    async def test_leases_can_be_given_back(self, store: SqlStore) -> None:
+        """Protocol: an orderly stop leaves nothing that others must wait for; nobody ends others' leases."""
+        async with store.transaction() as transaction:
+            for worker in ("w", "x"):
+                names = [f"{worker}{number}" for number in (1, 2)]
+                await transaction.enqueue(
+                    *(message(name, process_pid=name) for name in names), worker=worker, lease_seconds=60
+                )
+        async with store.transaction() as transaction:
+            await transaction.release("w", "w2", "x1")
+        assert [each.id for each in await due(store, worker="y")] == ["w2"]
+        async with store.transaction() as transaction:
+            await transaction.release("w")
+        assert [each.id for each in await due(store, worker="y")] == ["w1"]
+
+    async def test_what_was_given_up_is_listed_the_latest_first(self, store: SqlStore) -> None:
+        """Protocol: gives up loudly; the operator reads what, and why."""
+        await enqueue(
+            store, *(message(name, process_pid=name[0]) for name in ("a1", "b1", "c1", "c2")), message("d1")
+        )
+        async with store.transaction() as transaction:
+            assert await transaction.abandoned_messages() == []
+            for name in ("b1", "c1"):
+                await transaction.abandon(name, error=f"no {name}")
+        async with store.transaction(read_only=True) as transaction:
+            found = await transaction.abandoned_messages()
+            assert [(each.id, each.last_error) for each in found] == [
+                ("c2", "no c1"),
+                ("c1", "no c1"),
+                ("b1", "no b1"),
+            ]
+            assert found[2] == message("b1", process_pid="b", last_error="no b1")
+            assert [each.id for each in await transaction.abandoned_messages(limit=1)] == ["c2"]
+            assert [each.id for each in await transaction.abandoned_messages(before="c1")] == ["b1"]
+            assert await transaction.abandoned_messages(before="b1") == []
 
     async def test_a_message_is_enqueued_once(self, store: SqlStore) -> None:
         """Port OutboxMessage: the same id is the same message."""
@@ -542,6 +655,9 @@ class StoreContract:
             assert await transaction.values("relay%") == {"relay%": {"key": "relay%"}}
             assert list(await transaction.values("relä")) == ["reläy/e"]
             assert len(await transaction.values("")) == 6
+        async with store.transaction() as transaction:
+            await transaction.delete_values(["relay/a", "never there"])
+            assert list(await transaction.values("relay/")) == ["relay/b"]
 
     async def test_a_quota_is_exact_under_50_concurrent_callers(self, store: SqlStore) -> None:
         """ODRL `count`: exactly as many uses as agreed, per period."""

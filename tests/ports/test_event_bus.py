@@ -373,6 +373,7 @@ class TestEventLogOnPostgres(EventLogContract):
             await subscription.poll(timeout_seconds=0)
             async with store.transaction() as slow:
                 await slow.append_events("consent", [event("slow")])
+                await slow.value("any")  # a read: what was written before it is in the database by now
                 async with store.transaction() as quick:
                     await quick.append_events("consent", [event("quick")])
                 early = ids(await subscription.poll(timeout_seconds=0.3))

@@ -1,4 +1,4 @@
-"""Port PeerClient, on the in-process twin and on httpx against a real uvicorn server."""
+"""Port PeerClient, on the in-process twin and on sockets against a real uvicorn server."""
 
 from __future__ import annotations
 
@@ -54,6 +54,11 @@ class Peer:
 
     async def _moved(self, scope: Any, receive: Any, send: Any) -> None:
         await answer(send, 302, b"", {"Location": "/echo"})
+
+    async def _linked(self, scope: Any, receive: Any, send: Any) -> None:
+        links = [(b"link", b'<a>; rel="previous"'), (b"link", b'<b>; rel="next"')]
+        await send({"type": "http.response.start", "status": 304, "headers": links})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _large(self, scope: Any, receive: Any, send: Any) -> None:
         await answer(send, 200, b"x" * 1_000)
@@ -165,6 +170,13 @@ class PeerClientContract:
     async def test_a_redirect_is_not_followed(self, peer: PeerClient, base_url: str) -> None:
         """A peer must not choose where our tokens go."""
         assert (await peer.request("GET", f"{base_url}/moved")).status == 302
+
+    async def test_a_field_that_comes_twice_is_one_list(self, peer: PeerClient, base_url: str) -> None:
+        """RFC 9110 §5.3, DSP 2025-1 §5: `Link` may; on a 304 too, which has no body and no length."""
+        for _ in range(2):
+            answer = await peer.request("GET", f"{base_url}/linked", timeout_seconds=2)
+            assert (answer.status, answer.body) == (304, b"")
+            assert answer.headers["link"] == '<a>; rel="previous", <b>; rel="next"'
 
     async def test_an_answer_is_read_up_to_the_cap(self, peer: PeerClient, base_url: str) -> None:
         assert len((await peer.request("GET", f"{base_url}/large", max_bytes=1_000)).body) == 1_000

@@ -179,6 +179,7 @@ class TestSqliteStore(StoreContract):
     async def test_every_statement_is_valid(self, store: SqlStore, path: Path) -> None:
         """queries.sql: a statement that only one dialect understands is found here, not in production."""
         await migrate(store.database, "replay")
+        await migrate(store.database, "catalog_index")
         with sqlite3.connect(path) as raw:
             for name, sql in queries("sqlite").items():
                 wanted = max((int(number) for number in re.findall(r"\?(\d+)", sql)), default=0)
@@ -277,6 +278,7 @@ class TestPostgresStore(StoreContract):
     async def test_every_statement_is_valid(self, store: SqlStore, dsn: str) -> None:
         """queries.sql: a statement that only one dialect understands is found here, not in production."""
         await migrate(store.database, "replay")
+        await migrate(store.database, "catalog_index")
         raw = await asyncpg.connect(dsn)
         for name, sql in queries("postgresql").items():
             assert await raw.prepare(sql), name
@@ -286,7 +288,7 @@ class TestPostgresStore(StoreContract):
 def test_both_dialects_have_the_same_statements_and_migrations() -> None:
     """One SqlTransaction serves both: nothing may exist for one only."""
     assert queries("sqlite").keys() == queries("postgresql").keys()
-    components: tuple[Component, ...] = ("store", "replay")
+    components: tuple[Component, ...] = ("store", "replay", "catalog_index")
     for component in components:
         names = [
             [(each.version, each.name) for each in migrations(dialect, component)] for dialect in DIALECTS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
@@ -64,8 +64,20 @@ class Connection(Protocol):
         """How many rows were touched."""
         ...
 
+    async def post(
+        self,
+        query: str,
+        *parameters: Parameter,
+        otherwise: str = "",
+        tell: Callable[[Row | None], None] | None = None,
+    ) -> None:
+        """A statement whose outcome may come as late as the commit, which spares waiting for it; in order
+        with all others. `otherwise`: the text of a Conflict where it does not touch exactly one row.
+        `tell` gets the first row it yields."""
+        ...
+
     async def execute_many(self, query: str, rows: Sequence[Sequence[Parameter]]) -> None:
-        """The same statement for each of `rows`, in order."""
+        """The same statement for each of `rows`, in order; as late as `post`."""
         ...
 
     async def fetch(self, query: str, *parameters: Parameter) -> Sequence[Row]: ...

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
@@ -10,9 +11,14 @@ from typing import Literal
 from connector.adapters.sql.connection import Connection, Database, Dialect
 from connector.errors import ConfigurationError
 
-Component = Literal["store", "replay"]
-"""What has a schema of its own; two may share one database."""
+Component = Literal["store", "replay", "catalog_index"]
+"""What has a schema of its own; several may share one database."""
 
+_FOLDERS: Mapping[Component, str] = {
+    "store": "{}",
+    "replay": "replay",  # one text serves both dialects
+    "catalog_index": "catalog_index_{}",
+}
 _FILE = re.compile(r"^(\d{4})_(\w+)\.sql$")
 _VERSIONS_TABLE = """
 create table schema_version (
@@ -54,7 +60,7 @@ async def migrate(database: Database, component: Component) -> None:
 
 def migrations(dialect: Dialect, component: Component) -> tuple[Migration, ...]:
     """In order, numbered from 1 without a gap."""
-    folder = files("connector.adapters.sql") / "migrations" / (dialect if component == "store" else component)
+    folder = files("connector.adapters.sql") / "migrations" / _FOLDERS[component].format(dialect)
     found = sorted(
         (
             Migration(version=int(match[1]), name=match[2], sql=file.read_text(encoding="utf-8"))

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 from connector.adapters.sql.connection import Connection
 from connector.adapters.sql.documents import decode, encode
-from connector.errors import Conflict
 from connector.model.negotiation import AgreementRecord, ContractNegotiation
 from connector.model.transfer import TransferProcess
 
@@ -35,7 +34,7 @@ class Processes:
 
     async def save_negotiation(self, negotiation: ContractNegotiation) -> ContractNegotiation:
         saved = replace(negotiation, version=negotiation.version + 1)
-        touched = await self._connection.execute(
+        await self._connection.post(
             "update_negotiation" if negotiation.version else "insert_negotiation",
             saved.pid,
             saved.counter_party,
@@ -43,9 +42,8 @@ class Processes:
             saved.waiting_for,
             saved.version,
             encode(saved),
+            otherwise="This negotiation was changed by someone else in the meantime.",
         )
-        if touched != 1:
-            raise Conflict("This negotiation was changed by someone else in the meantime.")
         return saved
 
     async def transfer(self, pid: str) -> TransferProcess | None:
@@ -63,9 +61,15 @@ class Processes:
             rows = await self._connection.fetch("transfers_of_agreement", agreement_id)
         return [decode(TransferProcess, row[0]) for row in rows]
 
+    async def transfers_page(
+        self, *, agreement_id: str | None = None, limit: int = 100, after: str = ""
+    ) -> Sequence[TransferProcess]:
+        rows = await self._connection.fetch("transfers_page", after, agreement_id, limit)
+        return [decode(TransferProcess, row[0]) for row in rows]
+
     async def save_transfer(self, transfer: TransferProcess) -> TransferProcess:
         saved = replace(transfer, version=transfer.version + 1)
-        touched = await self._connection.execute(
+        await self._connection.post(
             "update_transfer" if transfer.version else "insert_transfer",
             saved.pid,
             saved.counter_party,
@@ -73,13 +77,16 @@ class Processes:
             saved.agreement_id,
             saved.version,
             encode(saved),
+            otherwise="This transfer was changed by someone else in the meantime.",
         )
-        if touched != 1:
-            raise Conflict("This transfer was changed by someone else in the meantime.")
         return saved
 
     async def agreement(self, agreement_id: str) -> AgreementRecord | None:
         row = await self._connection.fetchone("agreement", agreement_id)
+        return decode(AgreementRecord, row[0]) if row else None
+
+    async def agreement_for_change(self, agreement_id: str) -> AgreementRecord | None:
+        row = await self._connection.fetchone("agreement_for_change", agreement_id)
         return decode(AgreementRecord, row[0]) if row else None
 
     async def agreements(self, *, counter_party: str | None = None) -> Sequence[AgreementRecord]:
@@ -91,8 +98,11 @@ class Processes:
 
     async def save_agreement(self, record: AgreementRecord) -> None:
         """Raises Conflict where it would bring a terminated agreement back: endings are for good."""
-        touched = await self._connection.execute(
-            "save_agreement", record.agreement.id, record.counter_party, record.state, encode(record)
+        await self._connection.post(
+            "save_agreement",
+            record.agreement.id,
+            record.counter_party,
+            record.state,
+            encode(record),
+            otherwise="This agreement was terminated: it cannot become active again.",
         )
-        if touched != 1:
-            raise Conflict("This agreement was terminated: it cannot become active again.")

@@ -130,6 +130,11 @@ select document from transfers order by pid;
 -- The transfers of one agreement.
 select document from transfers where agreement_id = $1 order by pid;
 
+-- name: transfers_page
+-- A page of the transfers, of one agreement where it is named.
+select document from transfers
+where pid > $1 and (cast($2 as text) is null or agreement_id = $2) order by pid limit $3;
+
 -- name: insert_transfer
 -- A new process; no row where our pid or the peer's is taken.
 insert into transfers (pid, counter_party, peer_pid, agreement_id, version, document)
@@ -148,6 +153,10 @@ where pid = $1 and version = $5 - 1;
 -- name: agreement
 -- One agreement.
 select document from agreements where id = $1;
+
+-- name: agreement_for_change
+-- One agreement, which nobody else changes before the commit.
+select document from agreements where id = $1 {lock};
 
 -- name: agreements
 -- All agreements.
@@ -168,8 +177,24 @@ where agreements.state <> 'terminated' or agreements.state = excluded.state;
 -- outbox ---------------------------------------------------------------------------------------------------
 
 -- name: enqueue
--- A message that its transaction decided to send.
-insert into outbox (id, process_pid, due_at, attempts, last_error, document) values ($1, $2, $3, $4, $5, $6);
+-- A message that its transaction decided to send. Leased to $7 for $8 microseconds from the start, unless
+-- somebody else has to work on an earlier one of its queue; tells by whom it is leased, and which one is before.
+insert into outbox (id, process_pid, due_at, attempts, last_error, document, leased_to, lease_until)
+select $1, $2, $3, $4, $5, $6,
+  case when others = 0 then cast($7 as text) else '' end,
+  case when others = 0 and cast($7 as text) <> '' then {now} + cast($8 as bigint) else 0 end
+from (
+  select count(*) as others from outbox as earlier
+  where earlier.process_pid = $2 and earlier.state = 'pending'
+    and (earlier.leased_to <> cast($7 as text) or earlier.lease_until <= {now})
+) as queue
+where true
+returning leased_to, (
+  select earlier.id from outbox as earlier
+  where earlier.process_pid = $2 and earlier.state = 'pending' and earlier.id <> $1
+  order by earlier.seq desc
+  limit 1
+);
 
 -- name: lease_due_messages
 -- The head of each process's queue that is due and leased to nobody, now leased to $2 for $3 microseconds.
@@ -197,6 +222,22 @@ delete from outbox where id = $1 and state = 'pending';
 update outbox
 set due_at = $2, last_error = $3, attempts = attempts + 1, leased_to = '', lease_until = 0
 where id = $1 and state = 'pending';
+
+-- name: release_messages
+-- What is leased to $1 is anybody's again.
+update outbox set leased_to = '', lease_until = 0 where state = 'pending' and leased_to = $1;
+
+-- name: release_message
+-- The message $2 is anybody's again, if it is leased to $1.
+update outbox set leased_to = '', lease_until = 0 where state = 'pending' and leased_to = $1 and id = $2;
+
+-- name: abandoned_messages
+-- What was given up, the latest first, before the message $1 unless that is empty.
+select seq, document, due_at, attempts, last_error from outbox
+where state = 'abandoned'
+  and (cast($1 as text) = '' or seq < (select seq from outbox where id = $1))
+order by seq desc
+limit $2;
 
 -- name: abandon_message
 -- Given up, together with everything that its process wanted to say after it.
@@ -364,6 +405,10 @@ select document from key_values where key = $1;
 insert into key_values (key, document) values ($1, $2)
 on conflict (key) do update set document = excluded.document;
 
+-- name: delete_value
+-- Forget one value.
+delete from key_values where key = $1;
+
 -- name: values
 -- The values whose keys begin with $1.
 select key, document from key_values where key >= $1 and substr(key, 1, length($1)) = $1 order by key;
@@ -375,11 +420,228 @@ on conflict (key, period) do update set used = uses.used + 1 where uses.used < $
 returning used;
 
 
+-- catalogue index ------------------------------------------------------------------------------------------
+
+-- piece: word_key (sqlite)
+-- What ties the words to their dataset's number.
+rowid
+
+-- piece: word_key (postgresql)
+-- What ties the words to their dataset's number.
+number
+
+-- piece: index_matches (sqlite)
+-- The datasets that match the text $1 with a score, more for the title; '' matches all.
+select rowid as number, cast(-1e9 * bm25(index_words, 8.0, 4.0, 1.0) as integer) as score
+from index_words where index_words match case when $1 = '' then '""' else $1 end
+union all
+select number, 0 as score from index_datasets where $1 = ''
+
+-- piece: json_text_3 (sqlite)
+-- The parameter $3 as JSON, where it is looked at as text too.
+$3
+
+-- piece: json_text_3 (postgresql)
+-- The parameter $3 as JSON, where it is looked at as text too.
+cast(cast($3 as text) as json)
+
+-- piece: index_unscored (sqlite)
+-- The same without scores.
+select rowid as number from index_words where index_words match case when $1 = '' then '""' else $1 end
+union all
+select number from index_datasets where $1 = ''
+
+-- piece: index_unscored (postgresql)
+-- The same without scores.
+select number from index_words where words @@ cast(cast($1 as text) as tsquery)
+union all
+select number from index_datasets where cast($1 as text) = ''
+
+-- piece: index_matches (postgresql)
+-- The datasets that match the text $1 with a score, more for the title; '' matches all.
+select number, cast(1e6 * ts_rank('{0, 0.125, 0.5, 1}', words, cast(cast($1 as text) as tsquery)) as bigint) as score
+from index_words where words @@ cast(cast($1 as text) as tsquery)
+union all
+select number, cast(0 as bigint) as score from index_datasets where cast($1 as text) = ''
+
+-- name: enrol_index_peer
+-- Follow a participant from now on.
+insert into index_peers (participant, due_at, document) values ($1, $2, $3) on conflict (participant) do nothing;
+
+-- name: index_peers_beside
+-- Those we follow that are not among $1.
+select participant from index_peers where participant not in (select value from {strings_in}($1));
+
+-- name: forget_index_words
+-- All that is known of the participants in $1, one statement per table, this order.
+delete from index_words where {word_key} in (
+  select number from index_datasets where participant in (select value from {strings_in}($1))
+);
+
+-- name: forget_index_datasets
+-- Their facets and documents go with them.
+delete from index_datasets where participant in (select value from {strings_in}($1));
+
+-- name: forget_index_pages
+-- See forget_index_words.
+delete from index_pages where participant in (select value from {strings_in}($1));
+
+-- name: forget_index_peers
+-- See forget_index_words.
+delete from index_peers where participant in (select value from {strings_in}($1));
+
+-- name: lease_index_peers
+-- Those among $5 due for the longest that nobody else works on.
+update index_peers set leased_to = $2, lease_until = {now} + $3
+where participant in (
+  select participant from index_peers
+  where due_at <= $1 and lease_until <= {now} and participant in (select value from {strings_in}($5))
+  order by due_at, participant
+  limit $4
+  {lock_free_ones}
+)
+returning due_at, document;
+
+-- name: hold_index_lease
+-- Prolong a lease; no row when it has run out.
+update index_peers set lease_until = {now} + $3
+where participant = $1 and leased_to = $2 and lease_until > {now};
+
+-- name: release_index_lease
+-- Given up before its end.
+update index_peers set leased_to = '', lease_until = 0 where leased_to = $1;
+
+-- name: finish_index_peer
+-- An attempt is over: when the next one is due, and what became of this one.
+update index_peers set due_at = $3, document = $4, leased_to = '', lease_until = 0
+where participant = $1 and leased_to = $2;
+
+-- name: hurry_index_peer
+-- Due earlier.
+update index_peers set due_at = case when due_at < $2 then due_at else $2 end
+where participant = $1
+returning due_at, document;
+
+-- name: index_peers
+-- Everybody we follow.
+select due_at, document from index_peers order by participant;
+
+-- name: index_pages
+-- The pages of one participant's catalogue.
+select document from index_pages where participant = $1;
+
+-- name: put_index_page
+-- Insert or replace a page.
+insert into index_pages (participant, key, document) values ($1, $2, $3)
+on conflict (participant, key) do update set document = excluded.document;
+
+-- name: index_datasets_among
+-- What is known of the datasets in $2.
+select dataset_id, number, fingerprint from index_datasets
+where participant = $1 and dataset_id in (select value from {strings_in}($2));
+
+-- name: insert_index_dataset
+-- A dataset seen for the first time.
+insert into index_datasets (participant, dataset_id, seen_at, fingerprint, counted) values ($1, $2, $3, $4, $5);
+
+-- name: update_index_dataset
+-- A dataset that has changed.
+update index_datasets set seen_at = $2, fingerprint = $3, counted = $4 where number = $1;
+
+-- name: drop_index_words
+-- Of a dataset that has changed.
+delete from index_words where {word_key} = $1;
+
+-- name: drop_index_document
+-- Of a dataset that has changed.
+delete from index_documents where number = $1;
+
+-- name: insert_index_document
+-- What is shown of a dataset.
+insert into index_documents (number, document) values ($1, $2);
+
+-- name: drop_index_facets
+-- Of a dataset that has changed.
+delete from index_facets where number = $1;
+
+-- name: insert_index_words (sqlite)
+-- The words of title, keywords and description.
+insert into index_words (rowid, title, keywords, description) values ($1, $2, $3, $4);
+
+-- name: insert_index_words (postgresql)
+-- The words of title, keywords and description.
+insert into index_words (number, words)
+values ($1, cast(cast($2 as text) as tsvector) || cast(cast($3 as text) as tsvector) || cast(cast($4 as text) as tsvector));
+
+-- name: insert_index_facet
+-- One of the things a dataset can be chosen by.
+insert into index_facets (number, facet) values ($1, $2);
+
+-- name: drop_words_beside
+-- Of the participant's datasets that are not among $2.
+delete from index_words where {word_key} in (
+  select number from index_datasets
+  where participant = $1 and dataset_id not in (select value from {strings_in}($2))
+);
+
+-- name: drop_datasets_beside
+-- The participant's datasets that are not among $2.
+delete from index_datasets where participant = $1 and dataset_id not in (select value from {strings_in}($2));
+
+-- name: drop_pages_beside
+-- The participant's pages that are not among $2.
+delete from index_pages where participant = $1 and key not in (select value from {strings_in}($2));
+
+-- name: count_index_datasets
+-- How many datasets one participant offers.
+select count(*) from index_datasets where participant = $1;
+
+-- name: search_index
+-- A page of what matches $1 at the participants $2 with all the facets $3; where $4 = 1 behind the place
+-- (score, participant, dataset) $5, $6, $7.
+with matches as ({index_matches}),
+page as (
+  select d.number, d.participant, d.dataset_id, d.seen_at, m.score
+  from matches m join index_datasets d on d.number = m.number
+  where d.participant in (select value from {strings_in}($2))
+    and (
+      cast($3 as text) = '[]' or not exists (
+        select 1 from {strings_in}({json_text_3}) as wanted
+        where not exists (select 1 from index_facets f where f.number = d.number and f.facet = wanted.value)
+      )
+    )
+    and (
+      cast($4 as bigint) = 0 or m.score < cast($5 as bigint)
+      or (m.score = cast($5 as bigint) and (d.participant, d.dataset_id) > (cast($6 as text), cast($7 as text)))
+    )
+  order by m.score desc, d.participant, d.dataset_id
+  limit $8
+)
+select page.score, page.participant, page.seen_at, d.document
+from page join index_documents d on d.number = page.number
+order by page.score desc, page.participant, page.dataset_id;
+
+-- name: count_index_facets
+-- How many of all that matches (as in search_index), by participant and by what they count as together.
+with matches as ({index_unscored})
+select d.participant, d.counted, count(*) as hits
+from matches m join index_datasets d on d.number = m.number
+where d.participant in (select value from {strings_in}($2))
+  and (
+    cast($3 as text) = '[]' or not exists (
+      select 1 from {strings_in}({json_text_3}) as wanted
+      where not exists (select 1 from index_facets f where f.number = d.number and f.facet = wanted.value)
+    )
+  )
+group by d.participant, d.counted;
+
+
 -- replay guard ---------------------------------------------------------------------------------------------
 
 -- name: claim_token
 -- The first sight of a token id; no row when it was seen before.
-insert into claimed_tokens (fingerprint, expires_at) values ($1, $2) on conflict (fingerprint) do nothing;
+insert into claimed_tokens (fingerprint, expires_at) values ($1, $2) on conflict (fingerprint) do nothing
+returning 1;
 
 -- name: forget_expired_tokens
 -- Expired ids cannot be used any more: no need to remember them.

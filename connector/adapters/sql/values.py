@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from connector.adapters.sql.connection import Connection
 from connector.adapters.sql.documents import decode, encode
@@ -24,6 +24,9 @@ class Values:
         """In order of key."""
         rows = await self._connection.fetch("values", prefix)
         return {row[0]: decode(dict, row[1]) for row in rows}
+
+    async def delete_values(self, keys: Sequence[str]) -> None:
+        await self._connection.execute_many("delete_value", [(key,) for key in keys])
 
     async def count_use(self, key: str, *, period: str, at_most: int) -> bool:
         if at_most < 1:

@@ -77,6 +77,22 @@ async def test_receipts_and_heads_follow_rfc_6962(tmp_path: Path) -> None:
     await log.close()
 
 
+async def test_a_leaf_of_the_same_id_is_on_record_once(tmp_path: Path) -> None:
+    """Protocol, crash safety: what a kill makes us tell again is not told twice; nor across a restart."""
+    path = tmp_path / "audit.sqlite"
+    log = await opened(path)
+    first = [await log.append(leaf(number)) for number in range(3)]
+    again = await asyncio.gather(*(log.append(leaf(number, rows=9)) for number in (1, 1, 3)))
+    assert again[0] == again[1] == first[1]
+    assert again[2].index == 3
+    await log.close()
+    log = await opened(path)
+    assert await log.append(leaf(2)) == first[2]
+    assert (await log.head()).size == 4
+    await log.close()
+    assert verified(path).size == 4
+
+
 async def test_leaves_are_paged_in_order(tmp_path: Path) -> None:
     """Port AuditLog: what was appended is read back whole."""
     log = await opened(tmp_path / "audit.sqlite")
@@ -143,7 +159,7 @@ async def test_a_file_that_cannot_be_written_is_unavailable(tmp_path: Path) -> N
     await log.append(leaf(0))
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
-        other.execute("INSERT INTO leaves (idx, leaf, hash) VALUES (1, x'00', x'00')")
+        other.execute("INSERT INTO leaves (idx, leaf, hash) VALUES (1, x'7b7d', x'00')")
         with pytest.raises(Unavailable, match="cannot be written"):
             await log.append(leaf(1))
         other.execute("ROLLBACK")
@@ -349,6 +365,7 @@ async def test_tampering_is_found(
     with closing(sqlite3.connect(copy)) as connection:
         for trigger in ("leaves_stay", "leaves_keep", "heads_stay", "heads_keep"):
             connection.execute(f"DROP TRIGGER {trigger}")
+        connection.execute("DROP INDEX leaves_by_id")
         tamper(connection)
         connection.commit()
     with pytest.raises(AuditBroken, match=named):
@@ -374,6 +391,7 @@ async def test_a_connector_does_not_go_on_with_a_broken_end(
     with closing(sqlite3.connect(path)) as connection:
         for trigger in ("leaves_stay", "leaves_keep", "heads_stay", "heads_keep"):
             connection.execute(f"DROP TRIGGER {trigger}")
+        connection.execute("DROP INDEX leaves_by_id")
         tamper(connection)
         connection.commit()
     with pytest.raises(AuditBroken):
@@ -386,6 +404,7 @@ async def test_an_older_leaf_changed_stays_found_after_new_heads(tmp_path: Path)
     await written(path)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP TRIGGER leaves_stay")
+        connection.execute("DROP INDEX leaves_by_id")
         _changed_with_its_hash(connection)
         connection.commit()
     log = await opened(path)

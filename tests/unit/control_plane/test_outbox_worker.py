@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from connector.control_plane.outbox import Backoff, OutboxWorker
-from connector.control_plane.unit import AUDIT, DECISION
+from connector.control_plane.outbox import UNTIMELY_ATTEMPTS, Backoff, OutboxWorker
+from connector.control_plane.unit import AUDIT, DECISION, DIGESTION
 from connector.errors import PeerRefused, PeerUnreachable, Reason, Unavailable
 from connector.model.audit import AuditEvent
 from connector.model.json import JsonObject
@@ -113,6 +114,61 @@ async def test_a_refused_message_ends_the_process_and_the_peer_is_told() -> None
     for side in (pair.consumer, pair.provider):
         assert side.only_negotiation.state is NegotiationState.TERMINATED
         assert "kela refused ContractAgreementVerificationMessage: Not so." in side.only_negotiation.reasons
+
+
+async def test_what_does_not_fit_the_peers_state_yet_is_sent_again() -> None:
+    """dsp.md 7.5, 7.10e: EDC has our answer to its verification before its own step is on record, and refuses
+    with 409 the FINALIZED that follows at once. A moment later it takes it."""
+    pair = connected(attempts=UNTIMELY_ATTEMPTS + 1)
+    tried: list[OutboxMessage] = []
+    await pair.ask()
+    honest = pair.provider.outside
+
+    async def deliver(message: OutboxMessage) -> JsonObject | None:
+        if message.body["@type"] == "ContractNegotiationEventMessage":
+            tried.append(message)
+            if len(tried) < UNTIMELY_ATTEMPTS:
+                raise PeerRefused("cannot be finalized", participant="city", status=409)
+        return await honest(message)
+
+    pair.provider.outside = deliver
+    for _ in range(UNTIMELY_ATTEMPTS):
+        await pair.settle()
+        await pair.clock.advance(600)
+    assert len({message.id for message in tried}) == 1
+    for side in (pair.consumer, pair.provider):
+        assert side.only_negotiation.state is NegotiationState.FINALIZED
+
+
+async def test_a_slow_peer_gets_a_moment_before_our_next_message() -> None:
+    """dsp.md 7.5: EDC's own step overwrites what a message did that came before it: answer, then wait."""
+    pair, _ = await asked()
+    provider = pair.provider
+    provider.negotiations._environment = replace(provider.environment, slow_peers={"city"})
+    await work(pair.consumer)
+    await work(provider)
+    assert provider.only_negotiation.state is NegotiationState.REQUESTED
+    assert not provider.sent
+    await pair.clock.advance(DIGESTION.total_seconds())
+    await work(provider)
+    assert [message["@type"] for message in provider.sent] == ["ContractAgreementMessage"]
+
+
+async def test_what_never_fits_the_peers_state_is_given_up() -> None:
+    pair = connected(attempts=100)
+    tried: list[OutboxMessage] = []
+    await pair.ask()
+
+    async def deliver(message: OutboxMessage) -> JsonObject | None:
+        tried.append(message)
+        raise PeerRefused("cannot be requested", participant="kela", status=409)
+
+    pair.consumer.outside = deliver
+    for _ in range(UNTIMELY_ATTEMPTS + 1):
+        await work(pair.consumer)
+        await pair.clock.advance(600)
+    assert len(tried) == UNTIMELY_ATTEMPTS + 1
+    assert pair.consumer.only_negotiation.state is NegotiationState.TERMINATED
 
 
 async def test_a_refused_termination_ends_it_here_all_the_same() -> None:
