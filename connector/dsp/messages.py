@@ -20,7 +20,7 @@ from connector.dsp.wire import Fields, canonical, sha256_hex
 from connector.model.json import JsonObject
 from connector.model.negotiation import ContractNegotiation, NegotiationState, Role
 from connector.model.policy import Agreement, Offer
-from connector.model.transfer import DataAddress, TransferProcess, TransferState
+from connector.model.transfer import EDC_ENDPOINT, DataAddress, TransferProcess, TransferState
 
 CONTEXT = "https://w3id.org/dspace/2025/1/context.jsonld"
 VERSION = "2025-1"
@@ -57,7 +57,7 @@ def parse_data_address(fields: Fields) -> DataAddress:
         properties[name] = item.text("value")
     return DataAddress(
         endpoint_type=fields.text("endpointType"),
-        endpoint=fields.optional_text("endpoint"),
+        endpoint=fields.optional_text("endpoint") or properties.get(EDC_ENDPOINT, ""),
         properties=properties,
     )
 

@@ -54,6 +54,11 @@ def canonical(value: Any) -> bytes:
     return encoded
 
 
+def compact_json(value: Any) -> bytes:
+    """As short as JSON gets, in the order of its members: for what goes out and is not signed."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
+
+
 def sha256_hex(value: Any) -> str:
     """SHA-256 over canonical JSON, hex."""
     return hashlib.sha256(canonical(value)).hexdigest()

@@ -15,8 +15,9 @@ from fastapi import APIRouter, Request
 from starlette.requests import ClientDisconnect
 from starlette.responses import JSONResponse, Response
 
-from connector.control_plane.catalog import Catalogs
+from connector.control_plane.catalog import CONTINUATION, Catalogs, Served
 from connector.control_plane.negotiation import Negotiations
+from connector.control_plane.signatures import AgreementSignatures
 from connector.control_plane.transfer import Transfers
 from connector.dsp.messages import (
     BASE_PATH,
@@ -56,6 +57,9 @@ from connector.errors import (
 )
 from connector.model.json import JsonObject
 from connector.model.participant import Participant
+from connector.web.direct import plain
+from connector.web.errors import challenge
+from connector.web.representations import Compressed, represent
 
 _log = logging.getLogger(__name__)
 
@@ -87,6 +91,7 @@ def dsp_router(
     catalogs: Catalogs,
     negotiations: Negotiations,
     transfers: Transfers,
+    signatures: AgreementSignatures,
     authenticate: Authenticate,
     service_id: str,
     max_body_bytes: int = MAX_BODY_BYTES,
@@ -98,6 +103,7 @@ def dsp_router(
     _add_catalog(routes, catalogs)
     _add_negotiations(routes, negotiations)
     _add_transfers(routes, transfers)
+    _add_signatures(routes, signatures)
     return router
 
 
@@ -109,12 +115,24 @@ def _add_version(router: APIRouter, service_id: str) -> None:
 
 
 def _add_catalog(routes: _Routes, catalogs: Catalogs) -> None:
+    compressed = Compressed()
+
     async def request(request: Request, peer: Participant) -> Response:
         message = parse(CatalogRequestMessage, request.state.body)
-        return JSONResponse(await catalogs.request(peer, message))
+        token = request.query_params.get(CONTINUATION, "")
+        return await answer(request, await catalogs.request(peer, message, token))
 
     async def dataset(request: Request, peer: Participant) -> Response:
-        return JSONResponse(await catalogs.dataset(peer, request.path_params["pid"]))
+        return await answer(request, await catalogs.dataset(peer, request.path_params["pid"]))
+
+    async def answer(request: Request, served: Served) -> Response:
+        return await represent(
+            request,
+            served.content,
+            media_type="application/json",
+            compressed=compressed,
+            links={"next": served.next, "previous": served.previous},
+        )
 
     routes.post("/catalog/request", _catalog_error, request)
     routes.get("/catalog/datasets/{pid}", _catalog_error, dataset)
@@ -187,6 +205,20 @@ def _add_transfers(routes: _Routes, transfers: Transfers) -> None:
         routes.post(f"/transfers/{{pid}}/{kind.STEP}", _transfer_error, about(kind))
 
 
+def _add_signatures(routes: _Routes, signatures: AgreementSignatures) -> None:
+    """Not DSP's own: what both sides of an agreement sign, for its two parties only."""
+
+    async def shown(request: Request, peer: Participant) -> Response:
+        return JSONResponse(await signatures.shown(peer, request.path_params["pid"]))
+
+    async def receive(request: Request, peer: Participant) -> Response:
+        answer = await signatures.receive(peer, request.path_params["pid"], request.state.body)
+        return JSONResponse(answer)
+
+    routes.get("/agreements/{pid:path}/signatures", _negotiation_error, shown)
+    routes.post("/agreements/{pid:path}/signatures", _negotiation_error, receive)
+
+
 def _answer(ack: Message, created: bool = False) -> Response:
     return JSONResponse(ack.document(), status_code=201 if created else 200)
 
@@ -231,6 +263,7 @@ _NAMES = str.maketrans({"/": "_", "{": "", "}": ""})
 def _add(
     router: APIRouter, method: str, path: str, endpoint: Callable[[Request], Awaitable[Response]]
 ) -> None:
+    plain(endpoint)
     router.add_api_route(path, endpoint, methods=[method], response_model=None)
     router.add_api_route(f"{path}/", endpoint, methods=[method], response_model=None, include_in_schema=False)
 
@@ -259,10 +292,9 @@ def _failed(error: Exception, render: RenderError, request: Request) -> Response
         place = "".join(traceback.format_tb(error.__traceback__))
         _log.error("unforeseen error in DSP: %s\n%s", type(error).__name__, place)
         code, reasons = "internal", ["An error of ours."]
-    headers = {
-        401: {"WWW-Authenticate": f'DPoP error="{code}", algs="ES256"'},
-        503: {"Retry-After": str(RETRY_AFTER_SECONDS)},
-    }
+    headers = {503: {"Retry-After": str(RETRY_AFTER_SECONDS)}}
+    if status == 401 and isinstance(error, ConnectorError):
+        headers[401] = challenge(error)
     body = render(code, request.path_params.get("pid", ""), reasons, request.state.body)
     return JSONResponse(body, status_code=status, headers=headers.get(status))
 
@@ -277,6 +309,15 @@ def _reasons(error: ConnectorError) -> list[str]:
     return [str(error)]
 
 
+def error_beside_routes(path: str, status: int, reason: str) -> JsonObject | None:
+    """The typed error for a path of ours that no route takes, or not by this method; None for other paths."""
+    if path != BASE_PATH and not path.startswith(f"{BASE_PATH}/"):
+        return None
+    family, _, rest = path.removeprefix(BASE_PATH).lstrip("/").partition("/")
+    code = {404: "not_found", 405: "method_not_allowed"}.get(status, "request_invalid")
+    return _FAMILIES.get(family, _catalog_error)(code, rest.partition("/")[0], [reason], {})
+
+
 def _catalog_error(code: str, _pid: str, reasons: list[str], _body: Mapping[str, Any]) -> JsonObject:
     return CatalogError(code=code, reason=tuple(reasons)).document()
 
@@ -287,6 +328,14 @@ def _negotiation_error(code: str, pid: str, reasons: list[str], body: Mapping[st
 
 def _transfer_error(code: str, pid: str, reasons: list[str], body: Mapping[str, Any]) -> JsonObject:
     return TransferError(code=code, reason=tuple(reasons), **_pids(pid, body)).document()
+
+
+_FAMILIES: Mapping[str, RenderError] = {
+    "negotiations": _negotiation_error,
+    "agreements": _negotiation_error,
+    "transfers": _transfer_error,
+}
+"""By the first step of a path below the base; everything else is the catalogue's."""
 
 
 def _pids(pid: str, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -8,8 +8,9 @@ import shutil
 import signal
 import stat
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +20,10 @@ import asyncpg
 from tests.parts import (
     HOST,
     Command,
+    PartFailed,
     PartUnavailable,
     accepts_connections,
+    free_ports,
     on_free_ports,
     output_of,
     run_apart,
@@ -43,6 +46,10 @@ SETTINGS = {
     "listen_addresses": HOST,
     "timezone": "UTC",
 }
+
+
+CRASH_SETTINGS = {**SETTINGS, "synchronous_commit": "on"}
+"""What was committed outlives the server; the machine goes on, so nothing need reach the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +86,62 @@ def version() -> str:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
+def running_postgres(settings: Mapping[str, str] = SETTINGS) -> Iterator[PostgresServer]:
     """A server with trust authentication on a free loopback port. Raises PartUnavailable."""
+    with ExitStack() as stack:
+        programs, folder, user = stack.enter_context(_initialised())
+        yield on_free_ports(
+            1, lambda ports: stack.enter_context(_serving(programs, folder, ports[0], user, settings))
+        )
+
+
+class PostgresCluster:
+    """A cluster whose server can be made to crash and started again, at the same DSN."""
+
+    def __init__(self, programs: Path, folder: Path, user: tuple[int, int] | None) -> None:
+        self._programs, self._folder, self._user = programs, folder, user
+        (self._port,) = free_ports(1)
+        self._running = ExitStack()
+        self._server: PostgresServer | None = None
+
+    def start(self) -> PostgresServer:
+        """Once it answers; a crashed one recovers first. Raises PartUnavailable."""
+        deadline = time.monotonic() + START_SECONDS
+        while self._server is None:
+            try:
+                serving = _serving(self._programs, self._folder, self._port, self._user, CRASH_SETTINGS)
+                self._server = self._running.enter_context(serving)
+            except PartFailed:  # the dead one's children hold its memory for another moment
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        return self._server
+
+    def crash(self, *, immediate_shutdown: bool = False) -> None:
+        """SIGKILL, or PostgreSQL's own immediate shutdown: either way it recovers from its log."""
+        assert self._server is not None
+        os.kill(self._server.pid, signal.SIGQUIT if immediate_shutdown else signal.SIGKILL)
+        self._server = None
+        self._running.close()  # waits until it is gone
+
+    def stop(self) -> None:
+        self._running.close()
+
+
+@contextmanager
+def postgres_cluster() -> Iterator[PostgresCluster]:
+    """Nothing runs before its `start`. Raises PartUnavailable."""
+    with _initialised() as (programs, folder, user):
+        cluster = PostgresCluster(programs, folder, user)
+        try:
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+@contextmanager
+def _initialised() -> Iterator[tuple[Path, Path, tuple[int, int] | None]]:
+    """The server's programs, a fresh cluster's folder, and whom to run it as."""
     programs, user = server_folder(), _unprivileged_user()
     with ExitStack() as stack:
         folder = stack.enter_context(temporary_folder("postgres", parent=_open_folder()))
@@ -101,7 +162,7 @@ def running_postgres() -> Iterator[PostgresServer]:
         output_of(
             [*initdb, *locale], timeout_seconds=START_SECONDS, env=_environment(), cwd=folder, user=user
         )
-        yield on_free_ports(1, lambda ports: stack.enter_context(_serving(programs, folder, ports[0], user)))
+        yield programs, folder, user
 
 
 def fresh_database(server: PostgresServer) -> str:
@@ -121,9 +182,9 @@ def fresh_database(server: PostgresServer) -> str:
 
 @contextmanager
 def _serving(
-    programs: Path, folder: Path, port: int, user: tuple[int, int] | None
+    programs: Path, folder: Path, port: int, user: tuple[int, int] | None, settings: Mapping[str, str]
 ) -> Iterator[PostgresServer]:
-    settings = {**SETTINGS, "port": str(port), "unix_socket_directories": str(folder)}
+    settings = {**settings, "port": str(port), "unix_socket_directories": str(folder)}
     flags = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
     dsn = _dsn(port, "postgres")
     with running(

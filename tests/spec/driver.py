@@ -53,6 +53,7 @@ class Driver:
             datasets={"benefits": dataset()},
             negotiation_hook=hook,
             transfer_hook=hook,
+            unsigned_peers=frozenset({PEER.id}),
         )
         self.side.outside = self._take
         self.received: list[JsonObject] = []
