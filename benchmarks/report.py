@@ -29,6 +29,10 @@ def save(name: str, title: str, rows: list[dict[str, Any]]) -> None:
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
+def show(rows: list[dict[str, Any]]) -> None:
+    print("\n".join(_line(r) for r in rows))
+
+
 def write() -> None:
     lines = [
         "# Benchmarks",

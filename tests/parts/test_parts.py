@@ -15,7 +15,17 @@ import asyncpg
 import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 
-from tests.parts import PartFailed, PartUnavailable, accepts_connections, cache, on_free_ports, opa, running
+from tests.parts import (
+    PartFailed,
+    PartUnavailable,
+    accepts_connections,
+    cache,
+    edc,
+    on_free_ports,
+    opa,
+    running,
+)
+from tests.parts.edc import EdcServer
 from tests.parts.kafka import KafkaServer
 from tests.parts.opa import OpaServer
 from tests.parts.postgres import PostgresServer, fresh_database
@@ -87,6 +97,15 @@ def test_fresh_databases_are_apart(postgres_server: PostgresServer) -> None:
             await create_table(fresh_database(postgres_server))
 
     asyncio.run(both())
+
+
+@pytest.mark.slow
+def test_edc_speaks_dsp(edc_server: EdcServer) -> None:
+    """What stands for other connectors in the data space answers as one, at the protocol version of ours."""
+    with urllib.request.urlopen(f"{edc_server.base_url}/dsp/.well-known/dspace-version", timeout=5) as answer:
+        versions = json.load(answer)["protocolVersions"]
+    assert "/2025-1" in {version["path"] for version in versions}
+    assert edc_server.version == edc.version()
 
 
 def test_a_server_that_ends_at_once_says_why(tmp_path: Path) -> None:
