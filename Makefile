@@ -8,10 +8,10 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test check format lock parts bench clean
+.PHONY: help setup demo test conformance interop check format lock parts bench crash clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.dev ## make .venv with everything that developing needs
 
@@ -20,6 +20,12 @@ demo: $(VENV)/.server ## run the main job end to end: five organisations, real p
 
 test: $(VENV)/.dev ## run the tests; ARGS="-k consent" chooses some, PARTS=embedded starts no servers
 	$(BIN)/python -m pytest $(ARGS)
+
+conformance: $(VENV)/.dev ## run the official DSP conformance kit on both stores: 65 tests each
+	$(BIN)/python -m tests.conformance
+
+interop: $(VENV)/.dev ## talk to a real Eclipse EDC, as its provider and as its consumer, and read the bytes
+	$(BIN)/python -m pytest tests/interop $(ARGS)
 
 check: $(VENV)/.dev ## lint, formatting, types, layer rules
 	$(BIN)/ruff check .
@@ -31,11 +37,14 @@ format: $(VENV)/.dev ## format the code and repair what ruff can
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 
-parts: $(VENV)/.dev ## install the tests' real parts ahead: OPA, Kafka; look for PostgreSQL
+parts: $(VENV)/.dev ## install the tests' real parts ahead: OPA, Kafka, EDC, the DSP kit; look for PostgreSQL
 	$(BIN)/python -m tests.parts.install
 
 bench: $(VENV)/.dev ## run the benchmarks
 	$(BIN)/python -m benchmarks $(ARGS)
+
+crash: $(VENV)/.dev ## kill connectors in the middle of many contracts; ARGS="--rounds 20 --blows 50 --postgres"
+	$(BIN)/python -m tests.crash $(ARGS)
 
 lock: $(BIN)/uv ## resolve pyproject.toml into requirements/*.lock; ARGS=--upgrade takes newer versions
 	$(LOCK) --extra server pyproject.toml -o requirements/server.lock

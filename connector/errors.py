@@ -98,6 +98,16 @@ class TokenRejected(NotAuthenticated):
     code = "invalid_token"
 
 
+class DpopNonceWanted(NotAuthenticated):
+    """RFC 9449 §9: the same request again, its proof with `nonce`."""
+
+    code = "use_dpop_nonce"
+
+    def __init__(self, nonce: str) -> None:
+        super().__init__("The DPoP proof must hold the nonce of the DPoP-Nonce header.")
+        self.nonce = nonce
+
+
 class NotPermitted(ConnectorError):
     code = "not_permitted"
 
@@ -145,6 +155,24 @@ class PeerUnreachable(PeerError):
     """No answer, a 5xx, or a broken stream: worth a retry."""
 
     code = "peer_unreachable"
+
+
+class PeerBusy(PeerUnreachable):
+    """It asked for a pause (429, or 503 with Retry-After): `retry_after_seconds`, 0 where it named none."""
+
+    code = "peer_busy"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        participant: str = "",
+        mend: str = "",
+        code: str | None = None,
+        retry_after_seconds: float = 0.0,
+    ) -> None:
+        super().__init__(message, participant=participant, mend=mend, code=code)
+        self.retry_after_seconds = retry_after_seconds
 
 
 class PeerRefused(PeerError):

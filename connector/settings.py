@@ -61,6 +61,14 @@ class Settings(BaseSettings):
     )
 
     keys_dir: Path = Field(Path("keys"), description="Our private keys; files of mode 0600.")
+    keys_passphrase_file: str = Field(
+        "", description="File with the passphrase of the key files; empty: they are not encrypted."
+    )
+    pkcs11_module: str = Field(
+        "", description="PKCS#11 library of a security module; empty means keys in files."
+    )
+    pkcs11_token: str = Field("", description="Label of the security module's token that holds our keys.")
+    pkcs11_pin_file: str = Field("", description="File with the PIN of that token.")
     catalog_dir: Path = Field(Path("catalog"), description="Dataset descriptors, `*.odcs.yaml`.")
     policy_dir: Path = Field(Path("policies"), description="Our own Rego policies.")
     state_dir: Path = Field(Path("state"), description="Store, audit log, disclosure ledger, replay guard.")
@@ -89,9 +97,77 @@ class Settings(BaseSettings):
         False,
         description="Whether peers may live at loopback or private addresses (demo, internal networks).",
     )
+    plain_dsp_peers: tuple[str, ...] = Field(
+        (),
+        description="Participants whose connectors know none of our tokens: their `HttpData-PULL` transfers "
+        "carry an opaque bearer.",
+    )
+    unsigned_peers: tuple[str, ...] = Field(
+        (),
+        description="Participants whose agreements hold without their signature: connectors that exchange "
+        "none. All others' agreements give nothing before both sides have signed.",
+    )
+    data_hosts: dict[str, str] = Field(
+        default_factory=dict,
+        description="Where participants' data is besides their base URL, by participant: `host:port`, "
+        "several with blanks between them.",
+    )
     token_seconds: int = Field(300, ge=10, le=300, description="Life of an access token, in seconds.")
+    oidc_issuer: str = Field(
+        "", description="OpenID provider where our people sign in, exactly as it names itself; empty: none."
+    )
+    oidc_client_id: str = Field("", description="Our client id at the OpenID provider.")
+    oidc_client_auth: Literal["none", "private_key_jwt", "client_secret_basic"] = Field(
+        "none", description="How we prove ourselves to it; `none` is PKCE alone."
+    )
+    oidc_client_secret_file: str = Field("", description="File with the client secret, where it wants one.")
+    oidc_claim: str = Field("roles", description="Dotted path of the claim that says who somebody is.")
+    oidc_roles: dict[str, str] = Field(
+        default_factory=dict, description="Value of that claim -> our roles, separated by commas."
+    )
+    oidc_purposes: dict[str, str] = Field(
+        default_factory=dict,
+        description="Value of that claim -> purposes that its holder may state, separated by commas.",
+    )
+    oidc_subject_claim: str = Field("sub", description="The claim that names a person to us.")
+    oidc_scope: str = Field("openid", description="What we ask the provider for.")
+    dpop_nonces: bool = Field(
+        True, description="Whether DPoP proofs must carry a nonce of ours (RFC 9449 §8)."
+    )
     api_token_seconds: int = Field(
         300, ge=10, le=3600, description="Longest life of a client API token that we accept, in seconds."
+    )
+    catalog_page: int = Field(
+        100, ge=1, le=1_000, description="Datasets on a page of our catalogue, where a peer names no number."
+    )
+    catalog_cache_seconds: float = Field(
+        30.0,
+        ge=0,
+        le=3_600,
+        description="How long the catalogue remembers what a peer may see, in seconds; a changed policy, "
+        "trust list or dataset ends it at once.",
+    )
+    catalog_open: tuple[Literal["RESTRICTED", "NON_PUBLIC"], ...] = Field(
+        (), description="Access rights whose metadata is in the open catalogue as well, beside PUBLIC."
+    )
+    catalog_publisher: str = Field(
+        "", description="Our name in the open catalogue; empty means the one in the trust list."
+    )
+    catalog_contact: str = Field(
+        "",
+        pattern=r"^(https?://\S+|[^\s@/:]+@[^\s@/:]+)?$",
+        description="Web or mail address for datasets whose contract names none under `support`.",
+    )
+    catalog_refresh_seconds: float = Field(
+        300.0, ge=0, description="Seconds between two looks at a participant's catalogue; 0: never."
+    )
+    request_seconds: float = Field(
+        20.0, ge=1, description="Longest time in which a request must have arrived whole, in seconds."
+    )
+    connections: int = Field(
+        1_000,
+        ge=10,
+        description="Connections open at once; with more, the longest without a request is closed.",
     )
     request_bytes: int = Field(1_000_000, ge=1_000, description="Largest request body, in bytes.")
     batch_rows: int = Field(
@@ -111,6 +187,11 @@ class Settings(BaseSettings):
         0.5, gt=0, description="First pause before a message is sent again; doubles."
     )
     retry_limit: int = Field(12, ge=1, description="How often a message is tried before it is given up.")
+    lease_seconds: float = Field(
+        15.0,
+        ge=1,
+        description="How long a message stays with a replica that has died before another one takes it up.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="What is logged.")
 
     @classmethod
@@ -127,6 +208,9 @@ class Settings(BaseSettings):
     def path(self, relative: Path | str) -> Path:
         """A path below the participant's folder; an absolute one stays as it is."""
         return self.folder / relative
+
+    def data_hosts_of(self, participant_id: str) -> frozenset[str]:
+        return frozenset(self.data_hosts.get(participant_id, "").lower().split())
 
     def embedded(self) -> tuple[str, ...]:
         """Which parts run as their embedded twins."""
@@ -167,6 +251,12 @@ def load_settings(folder: Path) -> Settings:
                 f"production does not start with the embedded {', '.join(refused)}",
                 where="mode",
                 mend="Configure the real part, or name it in embedded_allowed.",
+            )
+        if settings.plain_dsp_peers and not settings.public_url.startswith("https://"):
+            raise SettingsInvalid(
+                "a bearer must not travel without TLS",
+                where="plain_dsp_peers",
+                mend="Give the public_url with https, or list nobody.",
             )
     return settings
 
@@ -242,7 +332,7 @@ _BOUNDS = {"gt": "above", "ge": "at least", "le": "at most"}
 def _type_in_words(field: FieldInfo) -> str:
     annotation = field.annotation
     if get_origin(annotation) is tuple:
-        return f"list of {_choices(get_args(annotation)[0])}"
+        return f"list of {_choices(get_args(annotation)[0]) or 'texts'}"
     if get_origin(annotation) is Literal:
         return _choices(annotation)
     if _is_table(field):

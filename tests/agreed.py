@@ -20,7 +20,7 @@ from connector.model.audit import AuditEvent, AuditLeaf, Receipt, TreeHead
 from connector.model.catalog import Dataset, Field, Gdpr, TransferFormat
 from connector.model.consent import ConsentState
 from connector.model.decision import ConsentRequirement, Decision, Permit, Pseudonym
-from connector.model.negotiation import AgreementRecord, Role
+from connector.model.negotiation import AgreementRecord, AgreementSignature, Role
 from connector.model.participant import Participant, ParticipantStatus
 from connector.model.policy import Agreement, AgreementState, Constraint, Policy, Rule
 from connector.model.token import AuthorizationDetail
@@ -68,6 +68,11 @@ def benefits(**changes: Any) -> Dataset:
     )
 
 
+def signature_by(name: str) -> AgreementSignature:
+    """Verified before it was kept: what stands on an agreement asks only whether it is there."""
+    return AgreementSignature(participant=name, jws="", jwk={}, at=START)
+
+
 def record(agreement_id: str = "a1", **changes: Any) -> AgreementRecord:
     consumer = changes.pop("consumer", CONSUMER)
     target = changes.pop("target", "benefits")
@@ -87,6 +92,8 @@ def record(agreement_id: str = "a1", **changes: Any) -> AgreementRecord:
         state=AgreementState.ACTIVE,
         offer_id="benefits:planning:1",
         terms=terms(),
+        terms_version="1",
+        signatures=tuple(signature_by(name) for name in (PROVIDER, consumer)),
     )
     return replace(made, **changes)
 
@@ -133,8 +140,10 @@ class MemoryAuditLog:
     async def append(self, leaf: AuditLeaf) -> Receipt:
         if self.down:
             raise Unavailable("the audit log does not answer")
-        self.kept.append(leaf)
-        return Receipt(audit_id=leaf.id, index=len(self.kept) - 1, leaf_hash="")
+        known = next((i for i, held in enumerate(self.kept) if held.id == leaf.id), None)
+        if known is None:
+            self.kept.append(leaf)
+        return Receipt(audit_id=leaf.id, index=len(self.kept) - 1 if known is None else known, leaf_hash="")
 
     async def head(self) -> TreeHead:
         raise NotImplementedError

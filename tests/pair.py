@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import timedelta
+from typing import Any, cast
 from urllib.parse import unquote, urlsplit
 
 import httpx
 from fastapi import FastAPI
 
+from connector.adapters.file_keys import FileKeys
 from connector.control_plane.agreements import Agreements
 from connector.control_plane.catalog import Catalogs
+from connector.control_plane.catalog_pages import KEY_BYTES, PageTokens
+from connector.control_plane.catalog_visibility import Sighting, Sightings
+from connector.control_plane.desk import Desk
 from connector.control_plane.hooks import (
     Hold,
     NegotiationHook,
@@ -23,6 +29,8 @@ from connector.control_plane.hooks import (
 from connector.control_plane.negotiation import Negotiations
 from connector.control_plane.outbox import Backoff, OutboxWorker
 from connector.control_plane.product_hooks import ProductNegotiationHook, ProductTransferHook
+from connector.control_plane.signatures import AgreementSignatures
+from connector.control_plane.sunsets import SunsetKeeper
 from connector.control_plane.transfer import Transfers
 from connector.control_plane.unit import Environment
 from connector.dsp.catalog import Publisher
@@ -43,13 +51,15 @@ from connector.model.catalog import Dataset, DatasetStatus, Gdpr, OfferTerms, So
 from connector.model.decision import Decision, Permit
 from connector.model.json import JsonObject
 from connector.model.negotiation import ContractNegotiation
-from connector.model.participant import Participant
+from connector.model.participant import Participant, TrustList
 from connector.model.policy import Constraint, Policy, Rule
 from connector.model.transfer import Grant, GrantState, TransferProcess
-from connector.ports import OutboxMessage
+from connector.ports import OutboxMessage, Store
+from connector.web.app import App, create_app
 from connector.web.dsp import dsp_router
 from tests.clocks import ManualClock
 from tests.fakes import MemoryStore
+from tests.unit.access.world import fresh_keys
 
 PURPOSE = Constraint(left_operand="purpose", operator="isAnyOf", right_operand=["service-planning"])
 POLICY = Policy(
@@ -88,8 +98,32 @@ def dataset(**changes: Any) -> Dataset:
     return Dataset(**{**values, **changes})
 
 
+@functools.cache
+def keys_of(name: str) -> FileKeys:
+    return fresh_keys(name)
+
+
 def participant(name: str) -> Participant:
-    return Participant(id=name, name=name.title(), base_url=f"http://{name}.example", jwks=())
+    jwks = keys_of(name).public_jwks()
+    return Participant(id=name, name=name.title(), base_url=f"http://{name}.example", jwks=jwks)
+
+
+class Everybody:
+    """A trust list of all who play here. Names can be struck off."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self._clock = clock
+        self.names = {"city", "kela", "youth", "school"}
+
+    def current(self) -> TrustList:
+        return TrustList(
+            issuer="registry",
+            version=1,
+            issued_at=self._clock.now(),
+            expires_at=self._clock.now() + timedelta(days=1),
+            participants={name: participant(name) for name in self.names},
+            collaborations={},
+        )
 
 
 @dataclass
@@ -106,6 +140,8 @@ class Scripted:
 
 
 Deliver = Callable[[OutboxMessage], Awaitable[JsonObject | None]]
+Get = Callable[[str, str], Awaitable[JsonObject]]
+"""`get(caller, url)`: what a participant answers."""
 
 
 class Side:
@@ -120,10 +156,14 @@ class Side:
         negotiation_hook: NegotiationHook | None = None,
         transfer_hook: TransferHook | None = None,
         attempts: int = 3,
+        unsigned_peers: frozenset[str] = frozenset(),
+        store: Store | None = None,
+        replica: str = "",
     ) -> None:
+        """`store`: another one than in memory. `replica`: tells apart those over one store."""
         self.participant = participant(name)
         self.clock = clock
-        self.store = MemoryStore(clock)
+        self.store = cast(MemoryStore, store) if store is not None else MemoryStore(clock)
         self.datasets: dict[str, Dataset] = dict(datasets or {})
         self.visible = True
         self.decision: Decision | ConnectorError = Permit(columns=frozenset({"area"}))
@@ -131,40 +171,60 @@ class Side:
         self.stopped: list[Grant] = []
         self.sent: list[JsonObject] = []
         self.outside: Deliver = _nobody
+        self.get: Get = _nothing
+        self.trust = Everybody(clock)
+        self.unsigned_peers = unsigned_peers
         self._apps: dict[Callable[[str], Participant], FastAPI] = {}
         counter = itertools.count(1)
         self.environment = Environment(
             store=self.store,
             clock=clock,
-            new_id=lambda: f"urn:{name}:{next(counter)}",
+            new_id=lambda: f"urn:{name}{replica}:{next(counter)}",
             participant_id=name,
             base_url=self.participant.base_url,
             wake=asyncio.Event(),
             on_grants_changed=self._stop,
+            unsigned_peers=unsigned_peers,
+            desk=Desk(name + replica, lease_seconds=30.0),
+        )
+        self.signatures = AgreementSignatures(
+            self.environment,
+            keys=keys_of(name),
+            trust=self.trust,
+            fetch=self._fetch,
+            catalogue=lambda: self.datasets,
         )
         self.negotiations = Negotiations(
             self.environment,
             hook=negotiation_hook or self._product_negotiation_hook(),
             catalogue=lambda: self.datasets,
+            signatures=self.signatures,
         )
         self.transfers = Transfers(self.environment, hook=transfer_hook or self._product_transfer_hook())
-        self.agreements = Agreements(self.environment, self.transfers)
+        self.agreements = Agreements(self.environment, self.transfers, lambda: self.datasets)
+        self.sunsets = SunsetKeeper(self.environment, self.transfers, lambda: self.datasets)
         self.catalogs = Catalogs(
             publisher=Publisher(participant_id=name, dsp_url=self.environment.dsp_url),
             catalogue=lambda: self.datasets,
-            visible=self._visible,
+            sightings=Sightings(self._sighting, revision=lambda: self.visible, clock=clock, seconds=30.0),
+            tokens=PageTokens(bytes(range(KEY_BYTES))),
             audit=self._audit,
         )
         self.worker = OutboxWorker(
             store=self.store,
             clock=clock,
             wake=self.environment.wake,
-            senders={"negotiation": self.negotiations, "transfer": self.transfers},
+            senders={
+                "negotiation": self.negotiations,
+                "transfer": self.transfers,
+                "signature": self.signatures,
+            },
             deliver=self._deliver,
             audit=self._audit,
             chance=lambda: 0.0,
-            name=name,
+            name=name + replica,
             backoff=Backoff(first_seconds=1.0, attempts=attempts),
+            desk=self.environment.desk,
         )
 
     def app(self, callers: Callable[[str], Participant]) -> FastAPI:
@@ -178,24 +238,33 @@ class Side:
         async def authenticate(request: Any) -> Participant:
             return callers(request.headers.get("authorization", ""))
 
-        app = FastAPI()
-        app.include_router(
-            dsp_router(
-                catalogs=self.catalogs,
-                negotiations=self.negotiations,
-                transfers=self.transfers,
-                authenticate=authenticate,
-                service_id=self.participant.id,
-            )
+        async def health() -> dict[str, str]:
+            return {}
+
+        router = dsp_router(
+            catalogs=self.catalogs,
+            negotiations=self.negotiations,
+            transfers=self.transfers,
+            signatures=self.signatures,
+            authenticate=authenticate,
+            service_id=self.participant.id,
         )
-        return app
+        return create_app(App(routers=[router], health=health))
 
     async def _deliver(self, message: OutboxMessage) -> JsonObject | None:
         self.sent.append(message.body)
         return await self.outside(message)
 
+    async def _fetch(
+        self, _method: str, url: str, _recipient: str, _body: JsonObject | None = None
+    ) -> JsonObject:
+        return await self.get(self.participant.id, url)
+
     async def _visible(self, _participant_id: str, _dataset: Dataset) -> bool:
         return self.visible
+
+    async def _sighting(self, _participant_id: str, shown: Dataset) -> Sighting:
+        return Sighting(offers=shown.offers if self.visible else ())
 
     async def _decide(self, _consumer: str, _dataset: Dataset, _terms: OfferTerms) -> Decision:
         if isinstance(self.decision, ConnectorError):
@@ -223,6 +292,7 @@ class Side:
             clock=self.clock,
             catalogue=lambda: self.datasets,
             base_url=self.participant.base_url,
+            unsigned_peers=self.unsigned_peers,
         )
 
     # --- looking in ---------------------------------------------------------------------------------------
@@ -272,12 +342,18 @@ async def _nobody(_message: OutboxMessage) -> JsonObject | None:
     raise PeerUnreachable("nobody listens")
 
 
+async def _nothing(_caller: str, _url: str) -> JsonObject:
+    raise PeerUnreachable("nobody listens")
+
+
 async def receive_directly(receiver: Side, sender: Participant, message: OutboxMessage) -> JsonObject | None:
     """What the peer's routes would do with `message`, without HTTP in between."""
-    body = parse_any(json.loads(json.dumps(message.body)))
     steps = urlsplit(message.url).path.removeprefix(f"{BASE_PATH}/").split("/")
     pid = unquote(steps[1])
     try:
+        if message.kind == "signature":
+            return await receiver.signatures.receive(sender, pid, message.body)
+        body = parse_any(json.loads(json.dumps(message.body)))
         if isinstance(body, ContractRequestMessage) and pid == "request":
             made = (await receiver.negotiations.receive_request(sender, body))[0]
             return ContractNegotiationAck.of(made).document()
@@ -319,6 +395,21 @@ async def receive_by_http(receiver: Side, sender: Participant, message: OutboxMe
     return document
 
 
+def reading(side: Side) -> Get:
+    """GET from the side's real routes."""
+
+    async def get(caller: str, url: str) -> JsonObject:
+        transport = httpx.ASGITransport(app=side.app(participant))
+        async with httpx.AsyncClient(transport=transport) as client:
+            answer = await client.get(url, headers={"authorization": caller})
+        if answer.status_code >= 400:
+            raise PeerRefused("refused", participant=side.participant.id, status=answer.status_code)
+        document: JsonObject = answer.json()
+        return document
+
+    return get
+
+
 Receive = Callable[[Side, Participant, OutboxMessage], Awaitable[JsonObject | None]]
 
 
@@ -335,6 +426,7 @@ class ConnectorPair:
     def connect(self) -> None:
         self.consumer.outside = self.to(self.provider, self.consumer)
         self.provider.outside = self.to(self.consumer, self.provider)
+        self.consumer.get, self.provider.get = reading(self.provider), reading(self.consumer)
 
     def to(self, receiver: Side, sender: Side) -> Deliver:
         return lambda message: self._receive(receiver, sender.participant, message)
@@ -396,6 +488,7 @@ def connected(
     provider_script: Mapping[str, Any] | None = None,
     receive: Receive = receive_directly,
     attempts: int = 3,
+    unsigned_peers: frozenset[str] = frozenset(),
 ) -> ConnectorPair:
     """A pair with the product's hooks, or with scripts by state for both protocols."""
     clock = ManualClock()
@@ -407,6 +500,7 @@ def connected(
             negotiation_hook=Scripted(script) if script is not None else None,
             transfer_hook=Scripted(script) if script is not None else None,
             attempts=attempts,
+            unsigned_peers=unsigned_peers,
         )
         for name, held, script in (
             ("city", None, consumer_script),

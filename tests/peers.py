@@ -112,7 +112,10 @@ class _Exchange:
         message = await self._messages.get()
         if message is None:
             return PeerResponse(status=500, headers={}, body=b"")
-        headers = {name.decode("latin-1").lower(): v.decode("latin-1") for name, v in message["headers"]}
+        headers: dict[str, str] = {}
+        for raw_name, raw_value in message["headers"]:
+            name, value = raw_name.decode("latin-1").lower(), raw_value.decode("latin-1")
+            headers[name] = f"{headers[name]}, {value}" if name in headers else value
         return PeerResponse(status=message["status"], headers=headers, body=b"")
 
     async def chunks(self, timeout_seconds: float) -> AsyncGenerator[bytes, None]:

@@ -7,20 +7,22 @@ decide policy + consent for this use; on record before anything leaves
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Container, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from connector.access.audit import Auditor
 from connector.access.decision import Decider, DecisionRequest
+from connector.access.stopping import STOPPED, stop_in_force
+from connector.access.validity import NOBODY, ends_at, require_in_force
 from connector.errors import ConnectorError, GrantStopped, NotPermitted, Reason
 from connector.model.audit import AuditEvent, Receipt
 from connector.model.catalog import Dataset, TransferFormat
 from connector.model.decision import Deny, Permit
 from connector.model.negotiation import AgreementRecord, Role
 from connector.model.participant import Participant, ParticipantStatus
-from connector.model.policy import DSC_CONSENT_STATUS, AgreementState
+from connector.model.policy import DSC_CONSENT_STATUS
 from connector.model.token import Actor, AuthorizationDetail, roles_of
 from connector.model.transfer import Grant, GrantState, TransferProcess
 from connector.ports import Clock, GrantSelector, Store, Transaction, TrustRegistry
@@ -28,6 +30,7 @@ from connector.ports import Clock, GrantSelector, Store, Transaction, TrustRegis
 ACTION_FORMATS: Mapping[str, TransferFormat] = {
     "query": TransferFormat.FEDERATED_QUERY_PULL,
     "push": TransferFormat.CLOUD_EVENTS_PUSH,
+    "read": TransferFormat.HTTP_DATA_PULL,
 }
 ACTIONS = {fmt: action for action, fmt in ACTION_FORMATS.items()}
 
@@ -65,6 +68,7 @@ class Admission:
         decider: Decider,
         auditor: Auditor,
         policy_revision: Callable[[], str],
+        unsigned_peers: Container[str] = NOBODY,
     ) -> None:
         self._store = store
         self._clock = clock
@@ -74,17 +78,26 @@ class Admission:
         self._decider = decider
         self._auditor = auditor
         self._policy_revision = policy_revision
+        self._unsigned_peers = unsigned_peers
 
     async def open(
-        self, consumer: Participant, detail: AuthorizationDetail, actor: Actor | None = None
+        self,
+        consumer: Participant,
+        detail: AuthorizationDetail,
+        actor: Actor | None = None,
+        *,
+        transfer_pid: str = "",
     ) -> Grant:
         """The grant for this agreement, purpose and way of access, made on first use.
 
-        Raises NotPermitted with reasons. An agreement of somebody else reads as an unknown one.
+        `transfer_pid`: under that transfer and no other. Raises NotPermitted with reasons. An agreement of
+        somebody else reads as an unknown one.
         """
         format_ = self._format(detail)
         async with self._store.transaction(read_only=True) as tx:
-            record, transfer = await self._live_process(tx, consumer, detail.agreement_id, format_)
+            record, transfer = await self._live_process(
+                tx, consumer, detail.agreement_id, format_, transfer_pid
+            )
         if record.agreement.target != detail.dataset_id:
             raise _not_permitted("agreement_dataset", "The agreement is not about this dataset.")
         dataset = self._dataset(record)
@@ -96,14 +109,16 @@ class Admission:
             raise NotPermitted(decision.reasons)
         async with self._store.transaction() as tx:
             # the world may have moved while the policies were asked
-            record, transfer = await self._live_process(tx, consumer, detail.agreement_id, format_)
+            record, transfer = await self._live_process(
+                tx, consumer, detail.agreement_id, format_, transfer_pid
+            )
+            dates = (decision.expires_at, ends_at(record, dataset))
+            expires_at = min((d for d in dates if d is not None), default=None)
             selector = GrantSelector(
                 agreement_id=record.agreement.id, transfer_pid=transfer.pid, purpose=detail.purpose
             )
             if (held := await self._usable(tx, selector)) is not None:
-                current = replace(
-                    held, policy_revision=self._policy_revision(), expires_at=decision.expires_at
-                )
+                current = replace(held, policy_revision=self._policy_revision(), expires_at=expires_at)
                 if current != held:
                     await tx.save_grant(current)
                 return current
@@ -120,7 +135,7 @@ class Admission:
                 epoch=1,
                 state=GrantState.ACTIVE,
                 created_at=self._clock.now(),
-                expires_at=decision.expires_at,
+                expires_at=expires_at,
             )
             await tx.save_grant(grant)
             return grant
@@ -276,13 +291,17 @@ class Admission:
         transfer_pid: str = "",
     ) -> tuple[AgreementRecord, TransferProcess]:
         """`transfer_pid`: that one and no other."""
+        if await stop_in_force(tx) is not None:
+            raise _not_permitted(STOPPED, "This connector gives nothing out for the time being.")
         record = await tx.agreement(agreement_id)
         if record is None or record.role is not Role.PROVIDER or record.counter_party != consumer.id:
             raise _not_permitted("agreement_unknown", "You have no such agreement here.")
-        if record.state is AgreementState.TERMINATED:
-            raise _not_permitted("agreement_terminated", "The agreement has ended.")
-        if record.state is not AgreementState.ACTIVE:
-            raise _not_permitted("agreement_not_final", "The agreement is not in force yet.")
+        require_in_force(
+            record,
+            self._clock.now(),
+            unsigned_peers=self._unsigned_peers,
+            dataset=self._catalogue().get(record.agreement.target),
+        )
         for transfer in await tx.transfers(agreement_id=agreement_id):
             if transfer.format is format_ and transfer.open and transfer_pid in ("", transfer.pid):
                 return record, transfer
@@ -322,7 +341,10 @@ _ENDED = {
     "agreement_terminated": "the agreement has ended",
     "transfer_suspended": "the transfer is suspended",
     "transfer_ended": "the transfer has ended",
+    STOPPED: "this connector gives nothing out for the time being",
     "participant_inactive": "the participant is not active in the registry",
+    "terms_sunset": "the terms of the agreement have ended",
+    "dataset_retired": "the dataset is retired",
     "grant_expired": "the grant has expired",
 }
 

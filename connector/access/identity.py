@@ -133,7 +133,9 @@ class OAuthIdentity:
         detail: AuthorizationDetail | None = None,
         actor: Actor | None = None,
     ) -> bool:
-        return self._tokens.refused(participant, answer, resource=resource, scope=scope, detail=detail, actor=actor)
+        return self._tokens.refused(
+            participant, answer, resource=resource, scope=scope, detail=detail, actor=actor
+        )
 
     async def identify(self, method: str, url: str, headers: Mapping[str, Sequence[str]]) -> Participant:
         claims = await self._verifier.verify(

@@ -6,56 +6,81 @@ import asyncio
 import random
 import secrets
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from connector.access import end_record
 from connector.access.admission import Admission, LiveGrant
+from connector.access.api_keys import ApiKeys
 from connector.access.audit import Auditor
-from connector.access.authorization_server import AuthorizationServer
-from connector.access.decision import Decider, DecisionRequest
+from connector.access.authorization_server import AuthorizationServer, resources
+from connector.access.bearer import Bearers
+from connector.access.decision import UNDECIDED, Decider, DecisionRequest
+from connector.access.dpop_nonce import Nonces
+from connector.access.front_door import FrontDoor
 from connector.access.grants import EpochBoard
 from connector.access.identity import OAuthIdentity, TokenVerifier
+from connector.access.issued_tokens import IssuedTokens
 from connector.access.ledger import Ledger
+from connector.access.oauth_request import ClientAuthentication
 from connector.access.peers import Peers
 from connector.access.people import ApiTokens
 from connector.access.pseudonym import SubjectTokens
+from connector.access.revocation import RevokedTokens
+from connector.access.sessions import Sessions
+from connector.access.stopping import Stopping
+from connector.access.token_status import TokenStatus
 from connector.access.tokens import PeerTokens
 from connector.bootstrap.parts import Parts, new_id
+from connector.bootstrap.sign_in import sign_in
 from connector.bootstrap.sources import Sources
 from connector.control_plane.agreements import Agreements
 from connector.control_plane.catalog import Catalogs
+from connector.control_plane.catalog_pages import KEY_BYTES, PageTokens
+from connector.control_plane.catalog_visibility import Sighting, Sightings
 from connector.control_plane.collaborations import CollaborationSecrets
 from connector.control_plane.consent import ConsentRegister
+from connector.control_plane.counter_offers import CounterOffers
+from connector.control_plane.crawler import Crawler, Pace
+from connector.control_plane.dcat_catalogs import DcatCatalogs
 from connector.control_plane.delivery import Delivery, dataset_topic
+from connector.control_plane.desk import Desk
 from connector.control_plane.discovery import Discovery
+from connector.control_plane.federated_catalog import FederatedCatalog
 from connector.control_plane.hooks import NegotiationHook, TransferHook
 from connector.control_plane.inbox import Inbox
 from connector.control_plane.negotiation import Negotiations
 from connector.control_plane.outbox import Backoff, OutboxWorker
 from connector.control_plane.participants import TrustListKeeper, no_longer_active
+from connector.control_plane.peer_catalogs import PeerCatalogs
 from connector.control_plane.product_hooks import ProductNegotiationHook, ProductTransferHook
 from connector.control_plane.pseudonym_keys import PseudonymKeys
 from connector.control_plane.publishing import Publishing
 from connector.control_plane.relay import Relay
+from connector.control_plane.renewal import Renewals
+from connector.control_plane.signatures import SIGNATURE, AgreementSignatures
+from connector.control_plane.sunsets import SunsetKeeper
 from connector.control_plane.transfer import Transfers
 from connector.control_plane.unit import CONTROL_TOPIC, NEGOTIATION, TRANSFER, Environment
 from connector.data_plane.pipeline import Pipeline
 from connector.dsp.catalog import Publisher
+from connector.dsp.dcat import DcatPublisher
 from connector.dsp.messages import BASE_PATH
-from connector.errors import PeerRefused
+from connector.errors import PeerRefused, Unavailable
 from connector.model.catalog import Dataset, OfferTerms
 from connector.model.decision import Decision, Permit
 from connector.model.event import CloudEvent
 from connector.model.json import JsonObject
-from connector.model.participant import TrustList
+from connector.model.participant import ParticipantStatus, TrustList
 from connector.model.policy import DSC_CONSENT_STATUS
-from connector.model.token import SCOPE_DSP, SCOPE_EVENTS
+from connector.model.token import SCOPE_DSP, SCOPE_EVENTS, VerifiedClaims
 from connector.model.transfer import Grant, TransferProcess
 from connector.ports import GrantSelector, OutboxMessage, PeerIdentity
+from connector.query.pull import Pulls
 from connector.query.service import Queries
 from connector.settings import Settings
 from connector.web import render
+from connector.web.people import PeopleServices, origin_of
 
 Work = Callable[[], Coroutine[Any, Any, None]]
 
@@ -71,6 +96,7 @@ class Services:
 
     def __init__(self, settings: Settings, parts: Parts, registry_jwks: Sequence[Mapping[str, Any]]) -> None:
         self.settings, self.parts = settings, parts
+        self.crawl = asyncio.Event()
         self._build_trust(registry_jwks)
         self._build_evidence()
         self._build_access()
@@ -86,8 +112,27 @@ class Services:
             batch_rows=settings.batch_rows,
         )
 
+        self.pulls = Pulls(
+            store=parts.store,
+            peers=self.peers,
+            auditor=self.auditor,
+            purposes=parts.purposes,
+            valid_agreement=self.agreements.valid,
+            actor_of=self.queries.actor_of,
+            hosts={p: settings.data_hosts_of(p) for p in settings.data_hosts},
+        )
+
     def work(self) -> list[Work]:
-        found: list[Work] = [self.trust.run, self.board.run, self.outbox.run, self.delivery.run]
+        found: list[Work] = [
+            self.trust.run,
+            self.board.run,
+            self.revoked.run,
+            self.outbox.run,
+            self.delivery.run,
+            self.sunsets.run,
+        ]
+        if self.settings.catalog_refresh_seconds:
+            found.append(self.crawler.run)
         if self.settings.kafka_bootstrap:
             relay = Relay(log=self.parts.log, bus=self.parts.bus, clock=self.parts.clock, topics=self._topics)
             found.append(relay.run)
@@ -112,6 +157,7 @@ class Services:
 
     async def _participants_changed(self, before: TrustList | None, now: TrustList) -> None:
         """Whoever is no longer active loses every grant, and running streams with them."""
+        self.crawl.set()
         grants: list[Grant] = []
         async with self.parts.store.transaction() as tx:
             for participant_id in no_longer_active(before, now):
@@ -156,11 +202,38 @@ class Services:
             decider=self.decider,
             auditor=self.auditor,
             policy_revision=lambda: parts.engine.revision,
+            unsigned_peers=settings.unsigned_peers,
         )
-        self.authorization_server = AuthorizationServer(
-            base_url=settings.public_url,
+        self.bearers = Bearers(
+            store=parts.store,
+            admission=self.admission,
+            auditor=self.auditor,
+            new_token=lambda: secrets.token_urlsafe(32),
+            peers=settings.plain_dsp_peers,
+        )
+        base_url = settings.public_url
+        self.revoked = RevokedTokens(parts.store, parts.clock)
+        nonces = Nonces(parts.keys.derive("dpop-nonces"), parts.clock) if settings.dpop_nonces else None
+        issued = IssuedTokens(
+            issuer=base_url,
+            resources=frozenset(resources(base_url).values()),
             keys=parts.keys,
             registry=self.trust,
+            clock=parts.clock,
+            is_revoked=self.revoked.__contains__,
+        )
+        clients = ClientAuthentication(
+            audiences=(base_url, f"{base_url}/oauth2/token"),
+            registry=self.trust,
+            replay=parts.replay,
+            clock=parts.clock,
+        )
+        self.authorization_server = AuthorizationServer(
+            base_url=base_url,
+            keys=parts.keys,
+            clients=clients,
+            tokens=issued,
+            nonces=nonces,
             replay=parts.replay,
             clock=parts.clock,
             new_id=new_id,
@@ -168,13 +241,23 @@ class Services:
             audit=self.auditor.record,
             token_seconds=settings.token_seconds,
         )
+        self.token_status = TokenStatus(
+            base_url=base_url,
+            participant_id=settings.participant_id,
+            clients=clients,
+            tokens=issued,
+            revoked=self.revoked,
+            on_revoked=self._token_revoked,
+            audit=self.auditor.record,
+        )
         self.verifier = TokenVerifier(
             issuer=settings.public_url,
             keys=parts.keys,
             registry=self.trust,
             replay=parts.replay,
             clock=parts.clock,
-            is_revoked=lambda _token_id: False,  # revocation of single tokens comes with its endpoint
+            is_revoked=self.revoked.__contains__,
+            nonces=nonces,
         )
         self.identity = self._identity()
         self.peers = Peers(self.trust, self.identity, parts.peer)
@@ -184,6 +267,36 @@ class Services:
             audience=f"{settings.public_url}/v1",
             longest_seconds=settings.api_token_seconds,
         )
+        self._build_people()
+
+    def _build_people(self) -> None:
+        parts, settings = self.parts, self.settings
+        store, clock, record = parts.store, parts.clock, self.auditor.record
+        self.api_keys = ApiKeys(store, clock, secrets.token_bytes, record)
+        sessions = Sessions(store, clock, secrets.token_bytes)
+        self.door = FrontDoor(self.api_tokens, self.api_keys, sessions, origin=origin_of(settings.public_url))
+        self.people = PeopleServices(
+            door=self.door,
+            keys=self.api_keys,
+            sessions=sessions,
+            sign_in=sign_in(settings, parts),
+            stopping=Stopping(store, clock, publish=self._grants_changed, record=record),
+            record=record,
+            public_url=settings.public_url,
+        )
+
+    async def _token_revoked(self, token: VerifiedClaims) -> None:
+        """Streams under it are decided anew, and find their token gone."""
+        if token.detail is None:
+            return
+        async with self.parts.store.transaction() as tx:
+            grant = await tx.grant(token.detail.grant_id)
+            if grant is None:
+                return
+            bumped = await tx.bump_grants(
+                GrantSelector(transfer_pid=grant.transfer_pid, purpose=grant.purpose)
+            )
+        await self.board.publish(bumped)
 
     def _identity(self) -> PeerIdentity:
         return OAuthIdentity(
@@ -206,29 +319,71 @@ class Services:
             wake=asyncio.Event(),
             on_grants_changed=self._grants_changed,
             decision_delay=self.decision_delay,
+            slow_peers={*settings.plain_dsp_peers, *settings.unsigned_peers},
+            unsigned_peers=settings.unsigned_peers,
+            desk=Desk(new_id(), lease_seconds=settings.lease_seconds),
+        )
+        self.signatures = AgreementSignatures(
+            self.environment,
+            keys=parts.keys,
+            trust=self.trust,
+            fetch=self._fetch,
+            catalogue=self._catalogue,
         )
         self.negotiations = Negotiations(
-            self.environment, hook=self._negotiation_hook(), catalogue=self._catalogue
+            self.environment,
+            hook=self._negotiation_hook(),
+            catalogue=self._catalogue,
+            signatures=self.signatures,
         )
-        self.transfers = Transfers(self.environment, hook=self._transfer_hook())
-        self.agreements = Agreements(self.environment, self.transfers)
+        self.transfers = Transfers(self.environment, hook=self._transfer_hook(), bearers=self.bearers)
+        self.agreements = Agreements(self.environment, self.transfers, self._catalogue)
+        self.sunsets = SunsetKeeper(self.environment, self.transfers, self._catalogue)
+        self.sightings = Sightings(
+            self._sighting,
+            revision=lambda: (parts.engine.revision, self.trust.current().version),
+            clock=parts.clock,
+            seconds=settings.catalog_cache_seconds,
+        )
+        page_tokens = PageTokens(parts.keys.derive("catalog-pages", KEY_BYTES))
         self.catalogs = Catalogs(
             publisher=Publisher(participant_id=settings.participant_id, dsp_url=self.environment.dsp_url),
             catalogue=self._catalogue,
-            visible=self._visible,
+            sightings=self.sightings,
+            tokens=page_tokens,
             audit=self.auditor.record,
+            page_size=settings.catalog_page,
         )
-        self.discovery = Discovery(participant_id=settings.participant_id, trust=self.trust, peers=self.peers)
+        self.dcat_catalogs = DcatCatalogs(
+            publisher=DcatPublisher(
+                base_url=settings.public_url,
+                name=lambda: settings.catalog_publisher or self._own_name(),
+                contact=settings.catalog_contact,
+            ),
+            catalogue=self._catalogue,
+            sightings=self.sightings,
+            tokens=page_tokens,
+            audit=self.auditor.record,
+            page_size=settings.catalog_page,
+            open_rights=settings.catalog_open,
+        )
+        self._build_crawler()
         self.outbox = OutboxWorker(
             store=parts.store,
             clock=parts.clock,
             wake=self.environment.wake,
-            senders={NEGOTIATION: self.negotiations, TRANSFER: self.transfers},
+            senders={
+                NEGOTIATION: self.negotiations,
+                TRANSFER: self.transfers,
+                SIGNATURE: self.signatures,
+            },
             deliver=self._deliver,
             audit=self.auditor.record,
             chance=random.SystemRandom().random,
-            name=new_id(),
+            name=self.environment.desk.worker,
             backoff=Backoff(first_seconds=settings.retry_seconds, attempts=settings.retry_limit),
+            lease_seconds=settings.lease_seconds,
+            desk=self.environment.desk,
         )
         self.collaboration_secrets = CollaborationSecrets(
             keys=parts.keys,
@@ -241,6 +396,43 @@ class Services:
             record=self.auditor.record,
         )
         self.pseudonym_keys = PseudonymKeys(parts.keys, self.collaboration_secrets)
+
+    def _build_crawler(self) -> None:
+        parts, settings = self.parts, self.settings
+        catalogs = PeerCatalogs(self.peers, parts.clock)
+        self.discovery = Discovery(
+            participant_id=settings.participant_id, trust=self.trust, peers=self.peers, catalogs=catalogs
+        )
+        self.counter_offers = CounterOffers(
+            negotiations=self.negotiations,
+            catalogue=self._catalogue,
+            provider=self.peers.participant,
+            offer=self.discovery.offer,
+        )
+        self.renewals = Renewals(
+            agreements=self.agreements,
+            negotiations=self.negotiations,
+            provider=self.peers.participant,
+            dataset=catalogs.dataset,
+        )
+        self.crawler = Crawler(
+            participant_id=settings.participant_id,
+            trust=self.trust,
+            catalogs=catalogs,
+            index=parts.catalog_index,
+            clock=parts.clock,
+            chance=random.SystemRandom().random,
+            new_id=new_id,
+            wake=self.crawl,
+            pace=Pace(refresh_seconds=settings.catalog_refresh_seconds),
+        )
+        self.federated_catalog = FederatedCatalog(
+            participant_id=settings.participant_id,
+            trust=self.trust,
+            index=parts.catalog_index,
+            clock=parts.clock,
+            wake=self.crawl,
+        )
 
     def _negotiation_hook(self) -> NegotiationHook:
         return ProductNegotiationHook(
@@ -257,6 +449,8 @@ class Services:
             clock=self.parts.clock,
             catalogue=self._catalogue,
             base_url=self.settings.public_url,
+            bearers=self.bearers,
+            unsigned_peers=self.settings.unsigned_peers,
         )
 
     def _catalogue(self) -> Mapping[str, Dataset]:
@@ -273,6 +467,30 @@ class Services:
                 return True
         return False
 
+    def _own_name(self) -> str:
+        """As the trust list has it; the id where there is none now: the open catalogue needs no peers."""
+        try:
+            own = self.trust.current().participants.get(self.settings.participant_id)
+        except Unavailable:
+            own = None
+        return own.name if own else self.settings.participant_id
+
+    async def _sighting(self, participant_id: str, dataset: Dataset) -> Sighting:
+        """Of the dataset's offers those that this participant could be permitted; none once it has left."""
+        known = self.trust.current().participants.get(participant_id)
+        if known is None or known.status is not ParticipantStatus.ACTIVE:
+            return Sighting()
+        seen: list[OfferTerms] = []
+        ends: list[datetime] = []
+        for terms in dataset.offers:
+            decision = await self._decide("catalog", participant_id, dataset, terms)
+            if isinstance(decision, Permit):
+                seen.append(terms)
+                ends += [decision.expires_at] if decision.expires_at else []
+            elif undecided := next((r for r in decision.reasons if r.code in UNDECIDED), None):
+                raise Unavailable(f"The catalogue cannot be shown: {undecided.text}.", code=undecided.code)
+        return Sighting(offers=tuple(seen), until=min(ends, default=None))
+
     async def _decide_negotiation(self, participant_id: str, dataset: Dataset, terms: OfferTerms) -> Decision:
         return await self._decide("negotiation", participant_id, dataset, terms)
 
@@ -283,10 +501,17 @@ class Services:
 
     async def _deliver(self, message: OutboxMessage) -> JsonObject | None:
         peer = self.peers.participant(message.recipient)
-        answer = await self.peers.call(
-            peer, "POST", message.url, resource=peer.dsp_url, scope=SCOPE_DSP, body=message.body
+        return await self.peers.tell(
+            peer, message.url, resource=peer.dsp_url, scope=SCOPE_DSP, body=message.body
         )
-        return answer if isinstance(answer, dict) else None
+
+    async def _fetch(
+        self, method: str, url: str, recipient: str, body: JsonObject | None = None
+    ) -> JsonObject:
+        """What a peer answers at its protocol base; empty where that is no object."""
+        peer = self.peers.participant(recipient)
+        answer = await self.peers.call(peer, method, url, resource=peer.dsp_url, scope=SCOPE_DSP, body=body)
+        return answer if isinstance(answer, dict) else {}
 
     # --- data plane --------------------------------------------------------------------------------------
 
@@ -316,6 +541,7 @@ class Services:
             pseudonymisers=self.pseudonym_keys.for_permit,
             source_of=self.sources.of,
             sign_end=lambda record: end_record.sign(record, parts.keys),
+            is_revoked=self.revoked.__contains__,
         )
 
     def _consent_topics(self, purpose: str, _recipient: str) -> Sequence[str]:

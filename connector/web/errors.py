@@ -65,10 +65,18 @@ def problem(error: errors.ConnectorError, scheme: str = "DPoP") -> Response:
         body["participant"] = participant
     if getattr(error, "retryable", False):
         body["retryable"] = True
-    algorithms = ', algs="ES256"' if scheme == "DPoP" else ""
-    challenge = {"WWW-Authenticate": f'{scheme} error="{error.code}"{algorithms}'}
-    headers = challenge if status == 401 else None
+    headers = challenge(error, scheme) if status == 401 else None
     return JSONResponse(body, status_code=status, media_type=PROBLEM, headers=headers)
+
+
+def challenge(error: errors.ConnectorError, scheme: str = "DPoP") -> dict[str, str]:
+    """What a 401 carries: RFC 6750 §3, RFC 9449 §7.1 and 9."""
+    algorithms = {"DPoP": ', algs="ES256"'}
+    named = [f'{name} error="{error.code}"{algorithms.get(name, "")}' for name in scheme.split()]
+    headers = {"WWW-Authenticate": ", ".join(named)}
+    if isinstance(error, errors.DpopNonceWanted):
+        headers["DPoP-Nonce"] = error.nonce
+    return headers
 
 
 async def on_connector_error(request: Request, error: Exception) -> Response:
@@ -77,7 +85,14 @@ async def on_connector_error(request: Request, error: Exception) -> Response:
         _log.info("refused: %s", getattr(error.__cause__, "code", error.code))  # the caller learns less
     if status_of(error) == 500:
         _log.error("%s: %s", error.code, error.message)
-    return problem(error, "Bearer" if request.url.path.startswith("/v1/") else "DPoP")
+    return problem(error, _schemes(request.url.path))
+
+
+def _schemes(path: str) -> str:
+    """By which a request to this path may prove itself."""
+    if path.startswith("/v1/"):
+        return "Bearer"
+    return "DPoP Bearer" if path.startswith("/data/v1/http/") else "DPoP"
 
 
 async def on_unforeseen(_request: Request, error: Exception) -> Response:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
+from connector.access.agreement_signature import Checked, statement
+from connector.control_plane.agreements import Agreements
 from connector.control_plane.discovery import Seen
+from connector.control_plane.federated_catalog import Source
 from connector.dsp.catalog import CatalogDataset
 from connector.model.consent import ConsentRecord
 from connector.model.event import CloudEvent
 from connector.model.json import to_rfc3339
 from connector.model.negotiation import AgreementRecord, ContractNegotiation
 from connector.model.participant import Participant
-from connector.model.transfer import TransferProcess
+from connector.model.peer_catalog import CatalogFound, DatasetProblem, Freshness, Hit
+from connector.model.transfer import DataAddress, TransferProcess
 
 
 def participant(found: Participant) -> dict[str, Any]:
@@ -33,7 +40,73 @@ def seen(found: Seen) -> dict[str, Any]:
         "name": found.participant.name,
         "error": found.error or None,
         "datasets": [_dataset(d) for d in found.datasets],
+        "problems": [_problem(p) for p in found.problems],
+        "truncated": found.truncated or None,
     }
+
+
+def catalog_found(found: CatalogFound, sources: Sequence[Source]) -> dict[str, Any]:
+    return {
+        "datasets": [_hit(hit) for hit in found.hits],
+        "total": found.total,
+        "next": found.next or None,
+        "facets": {
+            to_camel(kind): [{"value": value, "count": count} for value, count in values.items()]
+            for kind, values in found.facets.items()
+        },
+        "participants": [_source(s) for s in sources],
+    }
+
+
+def _source(source: Source) -> dict[str, Any]:
+    """Of one that is not followed yet only the names."""
+    named = {"id": source.participant.id, "name": source.participant.name}
+    return {**named, **(freshness(source.freshness) if source.freshness else {})}
+
+
+def freshness(found: Freshness) -> dict[str, Any]:
+    error = {"code": found.error_code, "message": found.error} if found.failures else None
+    return {
+        "id": found.participant,
+        "datasets": found.datasets,
+        "lastSuccess": _instant(found.last_success),
+        "lastAttempt": _instant(found.last_attempt),
+        "nextAttempt": to_rfc3339(found.next_attempt),
+        "failingSince": _instant(found.failing_since),
+        "failures": found.failures,
+        "error": error,
+        "rejected": found.rejected,
+        "problems": [_problem(p) for p in found.problems],
+        "truncated": found.truncated or None,
+    }
+
+
+def _hit(hit: Hit) -> dict[str, Any]:
+    dataset = hit.dataset
+    return {
+        "participant": hit.participant,
+        "id": dataset.id,
+        "title": _in_english(dataset.titles) or dataset.id,
+        "titles": dict(dataset.titles),
+        "description": _in_english(dataset.descriptions),
+        "themes": list(dataset.themes),
+        "keywords": list(dataset.keywords),
+        "formats": list(dataset.formats),
+        "accessRights": dataset.access_rights or None,
+        "version": dataset.version or None,
+        "offers": [
+            {"id": o.id, "actions": list(o.actions), "purposes": list(o.purposes)} for o in dataset.offers
+        ],
+        "seenAt": to_rfc3339(hit.seen_at),
+    }
+
+
+def _problem(found: DatasetProblem) -> dict[str, Any]:
+    return {"dataset": found.dataset, "code": found.code, "message": found.text}
+
+
+def _in_english(texts: Mapping[str, str]) -> str:
+    return texts.get("en") or next(iter(texts.values()), "")
 
 
 def _dataset(found: CatalogDataset) -> dict[str, Any]:
@@ -52,7 +125,8 @@ def _dataset(found: CatalogDataset) -> dict[str, Any]:
 _RULES = ("permission", "prohibition", "obligation")
 
 
-def negotiation(found: ContractNegotiation) -> dict[str, Any]:
+def negotiation(found: ContractNegotiation, approver: str = "") -> dict[str, Any]:
+    """`approver`: the only person who may decide on it."""
     return {
         "pid": found.pid,
         "peerPid": found.peer_pid,
@@ -63,12 +137,20 @@ def negotiation(found: ContractNegotiation) -> dict[str, Any]:
         "offer": found.offer.get("@id"),
         "agreement": found.agreement_id,
         "waitingFor": found.waiting_for,
+        "approver": approver or None,
+        "renews": found.renews or None,
         "reasons": list(found.reasons),
         "updatedAt": to_rfc3339(found.updated_at),
     }
 
 
-def agreement(found: AgreementRecord) -> dict[str, Any]:
+def offers(found: ContractNegotiation) -> dict[str, Any]:
+    """The last offer, and the one that it answers."""
+    return {"document": dict(found.offer), "answers": dict(found.answered_offer) or None}
+
+
+def agreement(found: AgreementRecord, agreements: Agreements) -> dict[str, Any]:
+    reason = agreements.why_not(found)
     return {
         "id": found.agreement.id,
         "role": found.role.value,
@@ -79,12 +161,43 @@ def agreement(found: AgreementRecord) -> dict[str, Any]:
         "termsVersion": found.terms_version,
         "timestamp": to_rfc3339(found.agreement.timestamp),
         "hashes": {"contract": found.contract_hash, "policy": found.policy_hash},
+        "inForce": reason is None,
+        "notInForce": {"code": reason.code, "text": reason.text} if reason else None,
+        "signatures": "both" if found.signed_by_both else "waived" if agreements.waived(found) else "missing",
+        "endsAt": _instant(agreements.ends_at(found)),
+        "renews": found.renews or None,
         "endedAt": _instant(found.ended_at),
         "endedReason": found.ended_reason,
     }
 
 
+def signatures(found: AgreementRecord, checked: Sequence[Checked]) -> dict[str, Any]:
+    keys = {s.participant: dict(s.jwk) for s in found.signatures}
+    return {
+        "agreement": found.agreement.id,
+        "statement": dict(statement(found)),
+        "document": dict(found.agreement.document),
+        "signatures": [
+            {
+                "participant": c.participant,
+                "jws": c.jws,
+                "jwk": keys[c.participant],
+                "at": to_rfc3339(c.at),
+                "valid": not c.problem,
+                "problem": c.problem or None,
+                "keyListed": c.listed,
+            }
+            for c in checked
+        ],
+        "missing": sorted(
+            {found.agreement.assigner, found.agreement.assignee} - {c.participant for c in checked}
+        ),
+        "problem": found.signature_problem[1] if found.signature_problem else None,
+    }
+
+
 def transfer(found: TransferProcess) -> dict[str, Any]:
+    """Whatever the address holds of secrets is left out: `data_address` tells them to whom they are due."""
     address = found.data_address
     return {
         "pid": found.pid,
@@ -93,14 +206,19 @@ def transfer(found: TransferProcess) -> dict[str, Any]:
         "state": found.state.value,
         "agreement": found.agreement_id,
         "format": found.format.value,
-        "dataAddress": {
-            "endpointType": address.endpoint_type,
-            "endpoint": address.endpoint,
-            "properties": dict(address.properties),
-        }
-        if address
-        else None,
+        "counterParty": found.counter_party,
+        "suspendedBy": found.suspended_by.value if found.suspended_by else None,
+        "dataAddress": data_address(address.without_secrets()) if address else None,
         "reasons": list(found.reasons),
+        "updatedAt": to_rfc3339(found.updated_at),
+    }
+
+
+def data_address(found: DataAddress) -> dict[str, Any]:
+    return {
+        "endpointType": found.endpoint_type,
+        "endpoint": found.endpoint,
+        "properties": dict(found.properties),
     }
 
 

@@ -242,6 +242,25 @@ def test_production_with_real_parts_starts(folder: Path) -> None:
     assert load_settings(written(folder, f"{PRODUCTION}{lines}\n")).mode == "production"
 
 
+def test_production_sends_no_bearer_without_tls(folder: Path) -> None:
+    """A bearer is of use to whoever reads it on its way."""
+    listed = 'plain_dsp_peers = ["edc", "other"]'
+    real = "\n".join(REAL.values())
+    settings = load_settings(written(folder, f"{PRODUCTION}{real}\n{listed}\n"))
+    assert settings.plain_dsp_peers == ("edc", "other")
+    bare = PRODUCTION.replace("https://kela", "http://kela")
+    assert refused(written(folder, f"{bare}{real}\n{listed}\n")).where == "plain_dsp_peers"
+    assert load_settings(written(folder, f"{bare}{real}\n")).plain_dsp_peers == ()
+
+
+def test_hosts_of_data_are_named_per_participant(folder: Path) -> None:
+    """Several with blanks between them; nobody else's are anybody's."""
+    text = f'{BASE}\n[data_hosts]\nedc = "Data.EDC.example:8443 127.0.0.1:1"\n'
+    settings = load_settings(written(folder, text))
+    assert settings.data_hosts_of("edc") == {"data.edc.example:8443", "127.0.0.1:1"}
+    assert settings.data_hosts_of("city") == frozenset()
+
+
 # --- the document and the folder ------------------------------------------------------------------------
 
 

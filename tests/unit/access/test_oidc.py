@@ -47,7 +47,9 @@ class Provider:
         self.challenge = self.nonce = ""
         self.down = False
 
-    async def request(self, method: str, url: str, *, headers: Any = None, content: bytes = b"", **_: Any) -> PeerResponse:
+    async def request(
+        self, method: str, url: str, *, headers: Any = None, content: bytes = b"", **_: Any
+    ) -> PeerResponse:
         form = parse_qs((content or b"").decode())
         self.asked.append((method, url, form, headers or {}))
         if self.down:
@@ -98,7 +100,13 @@ class Browser:
             "purposes": {"planners": "service-planning"},
             **changes,
         }
-        self.sign_in = OidcSignIn(OidcSettings(**described), keys=OURS, peer=self.provider, clock=self.clock, random_bytes=secrets.token_bytes)  # type: ignore[arg-type]
+        self.sign_in = OidcSignIn(
+            OidcSettings(**described),
+            keys=OURS,
+            peer=self.provider,
+            clock=self.clock,
+            random_bytes=secrets.token_bytes,
+        )
 
     async def go(self, return_to: str = "/console") -> tuple[str, str]:
         """State and cookie, as the browser comes back with them."""
@@ -125,7 +133,9 @@ async def test_a_person_signs_in() -> None:
     assert return_to == "/console"
 
 
-@pytest.mark.parametrize(("key", "header"), [(EC, {"alg": "ES256", "kid": "e1"}), (RSA, {"alg": "PS256", "kid": "r1"})])
+@pytest.mark.parametrize(
+    ("key", "header"), [(EC, {"alg": "ES256", "kid": "e1"}), (RSA, {"alg": "PS256", "kid": "r1"})]
+)
 async def test_any_provider_with_a_sound_algorithm(key: Any, header: dict[str, Any]) -> None:
     browser = Browser()
     browser.provider.key, browser.provider.header = key, header
@@ -217,7 +227,15 @@ async def test_the_way_back_is_the_same_browsers() -> None:
         await browser.come_back(state, cookie)
 
 
-@pytest.mark.parametrize("claims", [{"realm_access": None}, {"realm_access": {"roles": "guests"}}, {"realm_access": {"roles": [7, None]}}, {"realm_access": []}])
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"realm_access": None},
+        {"realm_access": {"roles": "guests"}},
+        {"realm_access": {"roles": [7, None]}},
+        {"realm_access": []},
+    ],
+)
 async def test_whoever_has_no_role_here_is_told_so(claims: dict[str, Any]) -> None:
     """Unknown means deny; they are known to the provider, so they may know why."""
     browser = Browser()
@@ -227,7 +245,17 @@ async def test_whoever_has_no_role_here_is_told_so(claims: dict[str, Any]) -> No
         await browser.come_back(*came)
 
 
-@pytest.mark.parametrize("path", ["https://mallory.example", "//mallory.example", "/\\mallory.example", "console", "/a\r\nSet-Cookie: x", ""])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "https://mallory.example",
+        "//mallory.example",
+        "/\\mallory.example",
+        "console",
+        "/a\r\nSet-Cookie: x",
+        "",
+    ],
+)
 async def test_the_way_back_leads_to_us_only(path: str) -> None:
     """No open redirect."""
     browser = Browser()

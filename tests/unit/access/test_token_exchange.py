@@ -1,6 +1,5 @@
 """RFC 8693: a client trades its own token for one that names who acts; nothing is ever widened."""
 
-# ruff: noqa: E501 - a table is read best with one line per case
 from __future__ import annotations
 
 import json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -17,7 +18,7 @@ from connector.dsp.wire import Fields
 from connector.errors import Conflict, IllegalTransition, MessageInvalid
 from connector.model.catalog import TransferFormat
 from connector.model.negotiation import ContractNegotiation, NegotiationState, Role
-from connector.model.transfer import TransferProcess, TransferState
+from connector.model.transfer import DataAddress, TransferProcess, TransferState
 from tests.spec.samples import ADDRESS, AGREEMENT, OFFER, PIDS
 
 NOW = datetime(2026, 11, 22, tzinfo=UTC)
@@ -271,3 +272,51 @@ def test_an_offer_about_another_dataset_is_refused() -> None:
             m.ContractRequestMessage(**PIDS, offer=elsewhere),
             at=NOW,
         )
+
+
+def test_a_provider_may_tell_a_new_address_for_what_is_started() -> None:
+    """Beside the table: tokens die with a suspension, and whoever resumed needs another. Nothing moves."""
+    start = TRANSFER_MESSAGES[0]
+    assert isinstance(start, m.TransferStartMessage)
+    started = a_transfer(C, TransferState.STARTED, received=("before",))
+    told = transfer.with_new_address(started, start, at=NOW)
+    assert told is not None
+    assert (told.state, told.data_address) == (TransferState.STARTED, start.data_address)
+    assert told.received == ("before", start.key)
+    no_address = replace(start, data_address=None)
+    for other, message in (
+        (a_transfer(P, TransferState.STARTED), start),
+        (a_transfer(C, TransferState.REQUESTED), start),
+        (a_transfer(C, TransferState.SUSPENDED), start),
+        (a_transfer(C, TransferState.TERMINATED), start),
+        (a_transfer(C, TransferState.STARTED, sending=transfer.SUSPENSION), start),
+        (a_transfer(C, TransferState.STARTED), no_address),
+        (a_transfer(C, TransferState.STARTED), TRANSFER_MESSAGES[1]),
+    ):
+        assert transfer.with_new_address(other, message, at=NOW) is None
+
+
+def test_no_token_outlives_its_transfer() -> None:
+    """What an address may show stays, for whoever looks back."""
+    secret = DataAddress(
+        endpoint_type="HttpData",
+        endpoint="http://kela.example/x",
+        properties={"authorization": "t", "authType": "bearer", "refreshToken": "r", "tokenEndpoint": "u"},
+    )
+    by_kind = {message.kind: message for message in TRANSFER_MESSAGES}
+    for role in (C, P):
+        held = a_transfer(role, TransferState.STARTED, data_address=secret)
+        suspended = transfer.decide(held, by_kind[transfer.SUSPENSION], at=NOW)
+        assert suspended.data_address == secret
+        for kind in (transfer.COMPLETION, transfer.TERMINATION):
+            for ended in (
+                transfer.decide(held, by_kind[kind], at=NOW),
+                transfer.receive(held, by_kind[kind], at=NOW),
+                transfer.apply(held, role, by_kind[kind], at=NOW),
+            ):
+                kept = ended.data_address
+                assert kept is not None
+                assert (kept.endpoint, kept.properties) == (
+                    secret.endpoint,
+                    {"authType": "bearer", "tokenEndpoint": "u"},
+                )

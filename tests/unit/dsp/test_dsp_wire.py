@@ -16,6 +16,7 @@ from connector.dsp.wire import Fields, read_json
 from connector.errors import MessageInvalid
 from connector.model.catalog import DatasetStatus
 from connector.model.policy import PROFILE, Constraint, Policy, Rule
+from connector.model.transfer import EDC_ENDPOINT
 from tests.pair import dataset, terms
 from tests.spec.samples import AGREEMENT, MESSAGES, OFFER, PIDS, POLICY
 
@@ -183,6 +184,25 @@ def test_the_order_of_rules_says_nothing() -> None:
     assert policy.same_rules(OFFER.document, turned)
 
 
+@pytest.mark.parametrize("prefix", policy.ODRL_PREFIXES)
+def test_a_term_of_odrl_may_carry_its_prefix(prefix: str) -> None:
+    """A peer that reads our offer as JSON-LD may write its terms out: it is the same offer, and it is
+    read so; what it wrote stays as it is."""
+
+    def offer(prefix: str, purpose: str = "odrl:care") -> dict[str, Any]:
+        constraint = {"leftOperand": f"{prefix}purpose", "operator": "eq", "rightOperand": purpose}
+        rules = [{"action": f"{prefix}use", "constraint": [{"and": [constraint]}]}]
+        return {"@id": "o", "@type": "Offer", "permission": rules}
+
+    written = policy.parse_offer(Fields(offer(prefix)))
+    assert written.policy == policy.parse_offer(Fields(offer(""))).policy
+    assert written.document == offer(prefix)
+    assert policy.same_rules(offer(""), offer(prefix))
+    assert policy.narrows(offer(""), offer(prefix))
+    assert not policy.same_rules(offer(""), offer("dsc:"))
+    assert not policy.same_rules(offer(""), offer(prefix, purpose="care"))  # a value is no term
+
+
 @pytest.mark.parametrize(
     "timestamp", ["2026-11-22", "2026-11-22T10:00:00", "20261122T100000Z", "2026-13-01T10:00:00Z", ""]
 )
@@ -277,3 +297,12 @@ def test_a_constraint_keeps_its_right_operand() -> None:
                                                                        right_operand="5"),)),))
     )  # fmt: skip
     assert kept["permission"][0]["constraint"][0]["rightOperand"] == "5"
+
+
+def test_edcs_endpoint_is_a_property() -> None:
+    """dsp.md 7.10h, as EDC does it: no `endpoint` beside the properties, but one among them."""
+    endpoint = {"@type": "EndpointProperty", "name": EDC_ENDPOINT, "value": "https://data.example/1"}
+    wire = {"@type": "DataAddress", "endpointType": "HTTP", "endpointProperties": [endpoint]}
+    assert m.parse_data_address(Fields(wire)).endpoint == "https://data.example/1"
+    both = m.parse_data_address(Fields({**wire, "endpoint": "https://data.example/2"}))
+    assert both.endpoint == "https://data.example/2"
