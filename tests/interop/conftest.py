@@ -16,13 +16,13 @@ ASSET = "timetables"
 ASSET_BYTES = bytes(range(256)) * 512
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def data_plane() -> Iterator[DataPlane]:
     with running_data_plane({ASSET: ASSET_BYTES}) as plane:
         yield plane
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def edc(edc_server: EdcServer, data_plane: DataPlane) -> Iterator[Edc]:
     """With one asset on offer to everybody. EDC's own policies know no constraint that is not programmed."""
     with managing(edc_server) as edc:
@@ -31,7 +31,7 @@ def edc(edc_server: EdcServer, data_plane: DataPlane) -> Iterator[Edc]:
         yield edc
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ours(
     edc_server: EdcServer, data_plane: DataPlane, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Ours]:
@@ -40,7 +40,7 @@ def ours(
         yield ours
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def events() -> Iterator[Listener]:
     """Where EDC tells of its transfers: the only place where it shows a data address."""
     with running_listener() as listener:

@@ -33,7 +33,7 @@ def agreed(edc: Edc, ours: Ours) -> str:
     """The id of an agreement that both hold as final."""
     pid = asked(edc, ours)
     found = ours.settled(f"/v1/negotiations/{pid}", "FINALIZED", "TERMINATED")
-    assert found["state"] == "FINALIZED", found
+    assert found["state"] == "FINALIZED", found["reasons"]
     edc.negotiation(found["peerPid"], "FINALIZED")
     return str(found["agreement"])
 
@@ -43,7 +43,7 @@ def started(edc: Edc, ours: Ours) -> tuple[str, str]:
     body = {"agreement": agreed(edc, ours), "format": "HttpData-PULL"}
     pid = ours.api.post("/v1/transfers", body)["pid"]
     found = ours.settled(f"/v1/transfers/{pid}", "STARTED", "TERMINATED")
-    assert found["state"] == "STARTED", found
+    assert found["state"] == "STARTED", found["reasons"]
     edc.transfer_process(found["peerPid"], "STARTED")
     return str(pid), str(found["peerPid"])
 

@@ -69,7 +69,7 @@ def postgres_server(pytestconfig: pytest.Config) -> Iterator[postgres.PostgresSe
     yield from _serve(pytestconfig, "postgres_server", postgres.running_postgres)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # it polls all the time: not for longer than its tests
 def edc_server(pytestconfig: pytest.Config) -> Iterator[edc.EdcServer]:
     """A real Eclipse EDC control plane, shared by the session: take assets of your own."""
     yield from _serve(
