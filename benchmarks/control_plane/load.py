@@ -54,6 +54,7 @@ class Phase:
     latencies: list[float]
     seconds: float
     results: list[str]
+    failed: int = 0
 
     @property
     def per_second(self) -> float:
@@ -70,6 +71,10 @@ class Figures:
     negotiations: dict[int, Phase] = field(default_factory=dict)
     transfers: Phase | None = None
     resident_mb: Mapping[str, float] = field(default_factory=dict)
+
+
+class Failed(Exception):
+    """What was begun came to a bad end by itself: counted, and no reason to stop measuring."""
 
 
 async def measure(pair: Pair, plan: Plan) -> Figures:
@@ -107,13 +112,17 @@ async def _under_load(
     results: list[str] = []
     recent: deque[float] = deque(maxlen=50)
     started = time.perf_counter()
-    ended = 0.0
+    ended, failed = 0.0, 0
 
     async def one_after_the_other() -> None:
-        nonlocal ended
+        nonlocal ended, failed
         while not ended:
             begun = time.perf_counter()
-            found = await _awaited(end, await begin(), begun, recent)
+            try:
+                found = await _awaited(end, await begin(), begun, recent)
+            except Failed:
+                failed += 1
+                continue
             now = time.perf_counter()
             recent.append(now - begun)
             if ended:
@@ -123,10 +132,10 @@ async def _under_load(
             if now - started >= seconds and len(latencies) >= least:
                 ended = now
 
-    async with asyncio.TaskGroup() as group:  # one that fails ends the whole measurement
+    async with asyncio.TaskGroup() as group:
         for _ in range(in_flight):
             group.create_task(one_after_the_other())
-    return Phase(latencies=latencies, seconds=ended - started, results=results)
+    return Phase(latencies=latencies, seconds=ended - started, results=results, failed=failed)
 
 
 async def _awaited(

@@ -57,6 +57,7 @@ def _system(name: str, found: Figures) -> Iterator[Row]:
     for in_flight, phase in found.negotiations.items():
         where = f"{name}: negotiations, {in_flight} in flight"
         yield row(f"{where}, finalized/s", phase.per_second, "/s")
+        yield row(f"{where}, failed", phase.failed, "")
         for share in (50, 95, 99):
             yield row(f"{where}, p{share}", phase.percentile(share) * 1000, "ms")
     if found.transfers is not None:

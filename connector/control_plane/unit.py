@@ -37,9 +37,9 @@ MAX_COLLISIONS = 5
 
 _CODE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
-DIGESTION = timedelta(milliseconds=250)
-"""What connectors that answer before they have moved (EDC) need between our answer and our next message: one
-that comes at once is refused, or overwritten by the step that it overtook."""
+DIGESTION = timedelta(milliseconds=500)
+"""What connectors that move some time after our answer (EDC) need before our next message: one that
+overtakes their step is refused or overwritten, or makes them say again, differently, what they had said."""
 
 Process = ContractNegotiation | TransferProcess
 GrantsChanged = Callable[[Sequence[Grant]], Awaitable[None]]

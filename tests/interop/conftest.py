@@ -14,6 +14,7 @@ from tests.parts.edc import EdcServer
 
 ASSET = "timetables"
 ASSET_BYTES = bytes(range(256)) * 512
+WARM_UPS = 3
 
 
 @pytest.fixture(scope="package")
@@ -24,11 +25,23 @@ def data_plane() -> Iterator[DataPlane]:
 
 @pytest.fixture(scope="package")
 def edc(edc_server: EdcServer, data_plane: DataPlane) -> Iterator[Edc]:
-    """With one asset on offer to everybody. EDC's own policies know no constraint that is not programmed."""
+    """With one asset on offer to everybody. EDC's own policies know no constraint that is not programmed.
+
+    Warm: in its first conversations EDC takes longer to digest an answer than we wait for it.
+    """
     with managing(edc_server) as edc:
         edc.register(data_plane)
         edc.offer(ASSET, {"@context": ODRL, "@type": "Set", "permission": [{"action": "use"}]})
+        for _ in range(WARM_UPS):
+            _talk_to_itself(edc)
         yield edc
+
+
+def _talk_to_itself(edc: Edc) -> None:
+    (dataset,) = edc.catalog(edc.id, edc.server.dsp_url)["dataset"]
+    asked = edc.negotiate(edc.id, edc.server.dsp_url, ASSET, dataset["hasPolicy"][0])
+    agreement = edc.negotiation(asked, "FINALIZED")["contractAgreementId"]
+    edc.transfer_process(edc.transfer(edc.id, edc.server.dsp_url, agreement), "STARTED")
 
 
 @pytest.fixture(scope="package")

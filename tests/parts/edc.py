@@ -56,7 +56,7 @@ web.http.version.path=/version
 
 @dataclass(frozen=True, slots=True)
 class EdcServer:
-    """A running control plane. Its DSP is at `{base_url}/dsp/2025-1`, as a participant's of ours is."""
+    """A running control plane; its DSP is where a participant's of ours is, below its base URL."""
 
     participant_id: str
     base_url: str
@@ -64,6 +64,10 @@ class EdcServer:
     control_url: str
     pid: int
     version: str
+
+    @property
+    def dsp_url(self) -> str:
+        return f"{self.base_url}/dsp/2025-1"
 
 
 def edc_jars() -> Path:
