@@ -145,6 +145,6 @@ async def _awaited(
     await asyncio.sleep(max(usual * FIRST_LOOK - (time.perf_counter() - begun), 0))
     while not (found := await end(what)):
         if time.perf_counter() - begun > LONGEST_SECONDS:
-            raise TimeoutError(f"{what} did not end within {LONGEST_SECONDS:.0f} s")
+            raise Failed(f"{what} did not end within {LONGEST_SECONDS:.0f} s")
         await asyncio.sleep(max(usual * NEXT_LOOK, LEAST_PAUSE_SECONDS))
     return found
