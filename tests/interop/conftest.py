@@ -27,7 +27,7 @@ def data_plane() -> Iterator[DataPlane]:
 def edc(edc_server: EdcServer, data_plane: DataPlane) -> Iterator[Edc]:
     """With one asset on offer to everybody. EDC's own policies know no constraint that is not programmed.
 
-    Warm: in its first conversations EDC takes longer to digest an answer than we wait for it.
+    Warm: in its first conversations it takes longer to digest an answer than we wait for it.
     """
     with managing(edc_server) as edc:
         edc.register(data_plane)
@@ -40,8 +40,10 @@ def edc(edc_server: EdcServer, data_plane: DataPlane) -> Iterator[Edc]:
 def _talk_to_itself(edc: Edc) -> None:
     (dataset,) = edc.catalog(edc.id, edc.server.dsp_url)["dataset"]
     asked = edc.negotiate(edc.id, edc.server.dsp_url, ASSET, dataset["hasPolicy"][0])
-    agreement = edc.negotiation(asked, "FINALIZED")["contractAgreementId"]
-    edc.transfer_process(edc.transfer(edc.id, edc.server.dsp_url, agreement), "STARTED")
+    ended = edc.negotiation(asked, "FINALIZED", "TERMINATED")
+    if ended["state"] == "FINALIZED":
+        transfer = edc.transfer(edc.id, edc.server.dsp_url, ended["contractAgreementId"])
+        edc.transfer_process(transfer, "STARTED", "TERMINATED")
 
 
 @pytest.fixture(scope="package")

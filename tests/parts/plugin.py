@@ -73,7 +73,7 @@ def postgres_server(pytestconfig: pytest.Config) -> Iterator[postgres.PostgresSe
 def edc_server(pytestconfig: pytest.Config) -> Iterator[edc.EdcServer]:
     """A real Eclipse EDC control plane, shared by the session: take assets of your own."""
     yield from _serve(
-        pytestconfig, "edc_server", lambda: edc.running_edc(settings=edc.quick_state_machines())
+        pytestconfig, "edc_server", lambda: edc.running_edc(settings=edc.quick_state_machines(wait_ms=50))
     )
 
 
