@@ -37,7 +37,7 @@ format: $(VENV)/.dev ## format the code and repair what ruff can
 	$(BIN)/ruff check --fix --exit-zero .
 	$(BIN)/ruff format .
 
-parts: $(VENV)/.dev ## install the tests' real parts ahead: OPA, Kafka, EDC, the DSP kit; look for PostgreSQL
+parts: $(VENV)/.dev ## install the tests' real parts ahead: OPA, Kafka, EDC, Keycloak, the DSP kit; look for PostgreSQL
 	$(BIN)/python -m tests.parts.install
 
 bench: $(VENV)/.dev ## run the benchmarks

@@ -69,6 +69,13 @@ class Settings(BaseSettings):
     )
     pkcs11_token: str = Field("", description="Label of the security module's token that holds our keys.")
     pkcs11_pin_file: str = Field("", description="File with the PIN of that token.")
+    policy_approvals: int = Field(
+        0,
+        ge=0,
+        le=2,
+        description="How many people must approve a revision of our policies before it is in force; with "
+        "none approved everything is denied. 0: what is in the folder is in force.",
+    )
     catalog_dir: Path = Field(Path("catalog"), description="Dataset descriptors, `*.odcs.yaml`.")
     policy_dir: Path = Field(Path("policies"), description="Our own Rego policies.")
     state_dir: Path = Field(Path("state"), description="Store, audit log, disclosure ledger, replay guard.")

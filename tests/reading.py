@@ -15,6 +15,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 
 from connector.access.bearer import Bearers
+from connector.access.revocation import RevokedTokens
 from connector.control_plane.outbox import Backoff, OutboxWorker
 from connector.control_plane.product_hooks import ProductTransferHook
 from connector.control_plane.transfer import Transfers
@@ -28,7 +29,7 @@ from connector.model.decision import Permit
 from connector.model.json import JsonObject
 from connector.model.participant import Participant
 from connector.model.token import AuthorizationDetail, VerifiedClaims
-from connector.model.transfer import TransferProcess
+from connector.model.transfer import Grant, TransferProcess
 from connector.ports import OutboxMessage, SourceQuery
 from connector.web.auth import reader_auth
 from connector.web.data import data_router
@@ -144,6 +145,7 @@ class Reading(Agreed):
             name="worker",
             backoff=Backoff(attempts=2),
         )
+        self.revoked = RevokedTokens(self.store, self.clock)
         self.pipeline = Pipeline(
             participant_id=PROVIDER,
             clock=self.clock,
@@ -155,6 +157,7 @@ class Reading(Agreed):
             pseudonymisers=self._pseudonymisers,
             source_of=self._source_of,
             sign_end=lambda _record: "signed",
+            is_revoked=self.revoked.__contains__,
         )
 
     async def set_up(self) -> Reading:
@@ -218,12 +221,16 @@ class Reading(Agreed):
     # --- the door -----------------------------------------------------------------------------------------
 
     async def _authenticate(self, request: Request) -> tuple[Participant, VerifiedClaims]:
-        """Stands for DPoP: the token is the id of the grant, its proof is somebody else's test."""
-        scheme, _, grant_id = request.headers.get("authorization", "").partition(" ")
+        """Stands for DPoP: the token is `<grant's id>~<its own id>`, its proof is somebody else's test."""
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        grant_id, _, token_id = token.partition("~")
         async with self.store.transaction(read_only=True) as tx:
             grant = await tx.grant(grant_id)
         if scheme != "DPoP" or grant is None:
             raise TokenRejected("The access token was not accepted.")
+        return self.consumer, self.claims(grant, token_id)
+
+    def claims(self, grant: Grant, token_id: str = "") -> VerifiedClaims:
         detail = AuthorizationDetail(
             agreement_id=grant.agreement_id,
             dataset_id=grant.dataset_id,
@@ -231,12 +238,12 @@ class Reading(Agreed):
             purpose=grant.purpose,
             grant_id=grant.id,
         )
-        return self.consumer, VerifiedClaims(
+        return VerifiedClaims(
             issuer=self.provider.base_url,
             subject=CONSUMER,
             client_id=CONSUMER,
             audience=self.provider.data_url,
-            token_id="t",
+            token_id=token_id,
             issued_at=self.clock.now(),
             expires_at=self.clock.now(),
             scope=frozenset({"data"}),

@@ -46,8 +46,9 @@ def signed_by_us(record: AgreementRecord, keys: Keys, at: datetime) -> Agreement
     """`record` with our signature; one that we gave before stays."""
     if record.signature_of(keys.participant_id):
         return record
-    (jwk,) = [k for k in keys.public_jwks() if k["use"] == "sig"]
     jws = keys.sign_jws(canonical(statement(record)), typ=TYP)
+    signed_with = jose.parse_jws(jws, typ={TYP}).header["kid"]  # there are others while keys are changed
+    (jwk,) = [k for k in keys.public_jwks() if k["kid"] == signed_with]
     ours = AgreementSignature(participant=keys.participant_id, jws=jws, jwk=jwk, at=at)
     return replace(record, signatures=(*record.signatures, ours))
 

@@ -54,7 +54,7 @@ BASELINE = "dataspace.baseline"
 OPERATORS = "dataspace.policies"
 """The package below which a participant's own policies live, each by its name."""
 
-UNDECIDED = frozenset({"policy_unavailable", "trust_unavailable"})
+UNDECIDED = frozenset({"policy_unavailable", "policy_not_approved", "trust_unavailable"})
 """Codes of denials that say nothing about who asks: a part of ours does not answer."""
 
 APPLIED_LIMITS = frozenset({"max_rows", "max_bytes"})
@@ -107,6 +107,8 @@ class Decider:
             document = decision_input(replace(request, stage=stage), terms, known)
             answers, revision = await self._ask(document, request.dataset, terms)
         except PolicyUnavailable:
+            if not self._engine.revision:
+                return _deny("policy_not_approved", "nobody has approved the provider's policies yet")
             return _deny("policy_unavailable", "the provider's policies cannot be evaluated now")
         except Unavailable:
             return _deny("trust_unavailable", "the provider does not know now who takes part")

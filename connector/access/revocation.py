@@ -6,13 +6,15 @@ By `jti`, or all of one client's up to a moment; never by a token's text, which 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from connector.access.jose import LEEWAY_SECONDS
 from connector.errors import ConnectorError
 from connector.model.json import from_rfc3339, to_rfc3339
 from connector.model.token import VerifiedClaims
-from connector.ports import Clock, Store
+from connector.model.transfer import Grant
+from connector.ports import Clock, GrantSelector, Store
 
 _log = logging.getLogger(__name__)
 
@@ -49,6 +51,16 @@ class RevokedTokens:
         now = self._clock.now()
         await self._put(_CLIENT + client_id, now)
         self._clients[client_id] = now
+
+    async def grants_touched(self, token: VerifiedClaims) -> Sequence[Grant]:
+        """Those whose streams must be decided anew, their epochs moved: some of them run under this token."""
+        if token.detail is None:
+            return ()
+        async with self._store.transaction() as tx:
+            grant = await tx.grant(token.detail.grant_id)
+            if grant is None:
+                return ()
+            return await tx.bump_grants(GrantSelector(transfer_pid=grant.transfer_pid, purpose=grant.purpose))
 
     async def refresh(self) -> None:
         """Learn what the store holds, and forget there what has expired."""

@@ -30,8 +30,31 @@ ROOT_BYTES = 32
 Private = ec.EllipticCurvePrivateKey
 
 
+class _Held:
+    """The keys of one moment: replaced as a whole, so that no signature is made of two."""
+
+    def __init__(
+        self,
+        signing: Private,
+        encryption: Private,
+        next_signing: Private | None,
+        retired: Sequence[Mapping[str, Any]],
+        old_encryption: Private | None,
+    ) -> None:
+        self.signing = signing
+        self.opening = [encryption, *([old_encryption] if old_encryption else [])]
+        sig = _signing_jwk(signing)
+        enc = jose.public_jwk(encryption.public_key(), use="enc", alg=jose.JWE_ALGORITHMS[0])
+        others: list[Mapping[str, Any]] = [_signing_jwk(next_signing)] if next_signing else []
+        others += [jwk for jwk in retired if jwk["kid"] != sig["kid"]]
+        self.jwks: tuple[Mapping[str, Any], ...] = (sig, enc, *others)
+        self.kid = sig["kid"]
+        self.proof_jwk = {name: sig[name] for name in ("kty", "crv", "x", "y")}
+
+
 class FileKeys:
-    """`connector.ports.Keys` over keys read once, and again by `refresh`. Made by `load` or `create`."""
+    """`connector.ports.Keys` over keys read once, and again by `refresh`, which may run in another thread.
+    Made by `load` or `create`."""
 
     def __init__(
         self,
@@ -46,15 +69,7 @@ class FileKeys:
     ) -> None:
         self._participant_id = participant_id
         self._root = root
-        self._signing = signing
-        self._opening = [encryption, *([old_encryption] if old_encryption else [])]
-        sig = _signing_jwk(signing)
-        enc = jose.public_jwk(encryption.public_key(), use="enc", alg=jose.JWE_ALGORITHMS[0])
-        others: list[Mapping[str, Any]] = [_signing_jwk(next_signing)] if next_signing else []
-        others += [jwk for jwk in retired if jwk["kid"] != sig["kid"]]
-        self._jwks: tuple[Mapping[str, Any], ...] = (sig, enc, *others)
-        self._kid = sig["kid"]
-        self._proof_jwk = {name: sig[name] for name in ("kty", "crv", "x", "y")}
+        self._held = _Held(signing, encryption, next_signing, retired, old_encryption)
         self._folder: Path | None = None
         self._passphrase: bytes | None = None
         self._stamp: object = None
@@ -64,27 +79,27 @@ class FileKeys:
         return self._participant_id
 
     def public_jwks(self) -> tuple[Mapping[str, Any], ...]:
-        return self._jwks
+        return self._held.jwks
 
     def thumbprint(self) -> str:
-        return self._kid
+        return self._held.kid
 
     def sign_jwt(self, claims: JsonObject, *, typ: str, embed_jwk: bool = False) -> str:
-        which: dict[str, Any] = {"jwk": self._proof_jwk} if embed_jwk else {"kid": self._kid}
-        return jwt.encode(
-            dict(claims), self._signing, algorithm=jose.ALGORITHM, headers={"typ": typ, **which}
-        )
+        held = self._held
+        which: dict[str, Any] = {"jwk": held.proof_jwk} if embed_jwk else {"kid": held.kid}
+        return jwt.encode(dict(claims), held.signing, algorithm=jose.ALGORITHM, headers={"typ": typ, **which})
 
     def sign_jws(self, payload: bytes, *, typ: str) -> str:
-        headers = {"typ": typ, "kid": self._kid}
-        return jwt.PyJWS().encode(payload, self._signing, algorithm=jose.ALGORITHM, headers=headers)
+        held = self._held
+        headers = {"typ": typ, "kid": held.kid}
+        return jwt.PyJWS().encode(payload, held.signing, algorithm=jose.ALGORITHM, headers=headers)
 
     def decrypt_jwe(self, token: str) -> bytes:
         from joserfc import jwe  # rarely needed
         from joserfc.errors import JoseError
         from joserfc.jwk import ECKey
 
-        for private in self._opening:
+        for private in self._held.opening:
             try:
                 key = ECKey.import_key(private)
                 opened = jwe.decrypt_compact(token, key, algorithms=list(jose.JWE_ALGORITHMS))
@@ -103,14 +118,12 @@ class FileKeys:
         if self._folder is None or (stamp := _stamp(self._folder)) == self._stamp:
             return False
         found = load(self._folder, self._participant_id, self._passphrase)
-        changed = (found._kid, found._jwks) != (self._kid, self._jwks)
-        self._signing, self._opening, self._jwks = found._signing, found._opening, found._jwks
-        self._kid, self._proof_jwk = found._kid, found._proof_jwk
-        self._stamp = stamp
+        changed = (found._held.kid, found._held.jwks) != (self._held.kid, self._held.jwks)
+        self._held, self._stamp = found._held, stamp
         return changed
 
     def __repr__(self) -> str:
-        return f"FileKeys({self._participant_id!r}, kid={self._kid!r})"
+        return f"FileKeys({self._participant_id!r}, kid={self._held.kid!r})"
 
 
 _ENCRYPTED_TO = "The sender must use the `enc` key that the registry publishes for us."

@@ -97,9 +97,14 @@ def _text(file: Path) -> str:
 
 
 def revision_of(modules: Mapping[str, str]) -> str:
-    """Names and texts together: 16 hex digits of their SHA-256, the same on every engine and replica."""
+    """The beginning of `digest_of`, the same on every engine and replica: what records name."""
+    return digest_of(modules)[:16]
+
+
+def digest_of(modules: Mapping[str, str]) -> str:
+    """SHA-256 over names and texts together, as hex digits: nobody finds other modules with the same."""
     listed = json.dumps(sorted(modules.items()), ensure_ascii=False, separators=(",", ":"))
-    return hashlib.sha256(listed.encode("utf-8")).hexdigest()[:16]
+    return hashlib.sha256(listed.encode("utf-8")).hexdigest()
 
 
 def relocated(text: str, root: str) -> str:

@@ -33,6 +33,7 @@ from connector.web.events import events_router
 from connector.web.lines import Subscriptions
 from connector.web.oauth2 import oauth2_router
 from connector.web.people import people_router
+from connector.web.policies import PolicyServices, policies_router
 
 _log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ async def running_application(
         _publish_keys(settings, parts.keys)
         await built.trust.open()
         await built.revoked.refresh()
+        await built.policies.open()
         await _offer_bootstrap(settings, built)
         await built.auditor.record(AuditEvent.CONNECTOR_STARTED, policy_revision=parts.engine.revision)
 
@@ -120,6 +122,7 @@ def _routers(services: Services) -> list[Any]:
         events_router(services.inbox, peer(SCOPE_EVENTS, f"{base}/events/v1")),
         client_router(_client_services(services)),
         people_router(services.people),
+        policies_router(PolicyServices(door=services.door, policies=services.policies)),
     ]
 
 

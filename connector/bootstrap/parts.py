@@ -95,7 +95,8 @@ async def open_parts(settings: Settings) -> AsyncIterator[Parts]:
     async with AsyncExitStack() as opened:
         engine = _engine(settings)
         opened.push_async_callback(engine.close)
-        loading = asyncio.create_task(engine.load(modules))  # tried in a process of its own meanwhile
+        # tried in a process of its own meanwhile; where people approve, what they approved is loaded later
+        loading = asyncio.create_task(_loaded(engine, modules, settings))
         opened.callback(loading.cancel)
         catalogue = await asyncio.to_thread(
             descriptors.load_catalog,
@@ -184,6 +185,22 @@ def _engine(settings: Settings) -> PolicyEngine:
     from connector.adapters.rego_engine import RegoEngine
 
     return RegoEngine()
+
+
+async def _loaded(engine: PolicyEngine, modules: Mapping[str, str], settings: Settings) -> None:
+    if not settings.policy_approvals:
+        await engine.load(modules)
+
+
+async def policies_tried(modules: Mapping[str, str]) -> None:
+    """In an engine of its own, whichever decides. Raises PolicyInvalid."""
+    from connector.adapters.rego_engine import RegoEngine
+
+    engine = RegoEngine()
+    try:
+        await engine.load(modules)
+    finally:
+        await engine.close()
 
 
 def _store(settings: Settings) -> SqlStore:

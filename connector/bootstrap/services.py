@@ -31,7 +31,8 @@ from connector.access.sessions import Sessions
 from connector.access.stopping import Stopping
 from connector.access.token_status import TokenStatus
 from connector.access.tokens import PeerTokens
-from connector.bootstrap.parts import Parts, new_id
+from connector.adapters import policy_files
+from connector.bootstrap.parts import Parts, new_id, policies_tried
 from connector.bootstrap.sign_in import sign_in
 from connector.bootstrap.sources import Sources
 from connector.control_plane.agreements import Agreements
@@ -53,6 +54,7 @@ from connector.control_plane.negotiation import Negotiations
 from connector.control_plane.outbox import Backoff, OutboxWorker
 from connector.control_plane.participants import TrustListKeeper, no_longer_active
 from connector.control_plane.peer_catalogs import PeerCatalogs
+from connector.control_plane.policies import Policies
 from connector.control_plane.product_hooks import ProductNegotiationHook, ProductTransferHook
 from connector.control_plane.pseudonym_keys import PseudonymKeys
 from connector.control_plane.publishing import Publishing
@@ -130,6 +132,7 @@ class Services:
             self.outbox.run,
             self.delivery.run,
             self.sunsets.run,
+            self.policies.run,
         ]
         if self.settings.catalog_refresh_seconds:
             found.append(self.crawler.run)
@@ -268,6 +271,27 @@ class Services:
             longest_seconds=settings.api_token_seconds,
         )
         self._build_people()
+        self._build_policies()
+
+    def _build_policies(self) -> None:
+        folder = self.settings.path(self.settings.policy_dir)
+        self.policies = Policies(
+            approvals=self.settings.policy_approvals,
+            read=lambda: asyncio.to_thread(policy_files.all_modules, folder),
+            digest_of=policy_files.digest_of,
+            check=policies_tried,
+            engine=self.parts.engine,
+            store=self.parts.store,
+            clock=self.parts.clock,
+            in_force_anew=self._all_decided_anew,
+            record=self.auditor.record,
+        )
+
+    async def _all_decided_anew(self) -> None:
+        """Whatever runs goes on as the policies in force have it, or stops."""
+        async with self.parts.store.transaction() as tx:
+            bumped = await tx.bump_grants(GrantSelector())
+        await self._grants_changed(bumped)
 
     def _build_people(self) -> None:
         parts, settings = self.parts, self.settings
@@ -287,16 +311,7 @@ class Services:
 
     async def _token_revoked(self, token: VerifiedClaims) -> None:
         """Streams under it are decided anew, and find their token gone."""
-        if token.detail is None:
-            return
-        async with self.parts.store.transaction() as tx:
-            grant = await tx.grant(token.detail.grant_id)
-            if grant is None:
-                return
-            bumped = await tx.bump_grants(
-                GrantSelector(transfer_pid=grant.transfer_pid, purpose=grant.purpose)
-            )
-        await self.board.publish(bumped)
+        await self.board.publish(await self.revoked.grants_touched(token))
 
     def _identity(self) -> PeerIdentity:
         return OAuthIdentity(

@@ -16,6 +16,7 @@ from connector.cli import (
     demo,
     keys,
     participant,
+    policy,
     registry,
     stop,
     transfers,
@@ -56,6 +57,7 @@ app.add_typer(audit.app, name="audit")
 app.add_typer(registry.app, name="registry")
 app.add_typer(transfers.app, name="transfers")
 app.add_typer(keys.app, name="keys")
+app.add_typer(policy.app, name="policy")
 app.add_typer(stop.keys_app, name="api-keys")
 
 

@@ -92,7 +92,7 @@ class Pipeline:
         pseudonymisers: Callable[[LiveGrant, Permit], Awaitable[Pseudonymisers]],
         source_of: Callable[[Dataset], Source],
         sign_end: Callable[[EndRecord], str],
-        is_revoked: Callable[[DataClaims], bool] = lambda _: False,
+        is_revoked: Callable[[DataClaims], bool],
     ) -> None:
         self._participant_id = participant_id
         self._clock = clock

@@ -47,6 +47,8 @@ class AuditEvent(StrEnum):
     CONSENT_RECORDED = "consent:record:recorded"
     CONSENT_WITHDRAWN = "consent:record:withdrawn"
     GRANT_ENDED = "grant:validity:ended"
+    POLICY_SUBMITTED = "policy:revision:submitted"
+    POLICY_APPROVED = "policy:revision:approved"
     POLICY_LOADED = "policy:revision:loaded"
     COLLABORATION_KEY_SENT = "collaboration:key:sent"
     COLLABORATION_KEY_RECEIVED = "collaboration:key:received"

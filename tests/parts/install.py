@@ -9,13 +9,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.parts import PartUnavailable, cache, edc, kafka, opa, postgres, tck
+from tests.parts import PartUnavailable, cache, edc, kafka, keycloak, opa, postgres, tck
 
 PARTS: dict[str, tuple[Callable[[], Path], Callable[[], str]]] = {
     "OPA": (opa.opa_binary, opa.version),
     "Kafka": (kafka.broker_jars, kafka.version),
     "PostgreSQL": (postgres.server_folder, postgres.version),
     "EDC": (edc.edc_jars, edc.version),
+    "Keycloak": (keycloak.keycloak_home, keycloak.version),
     "DSP TCK": (tck.kit_jars, tck.version),
 }
 

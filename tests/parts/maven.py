@@ -62,7 +62,25 @@ def classpath(folder: Path) -> str:
     return f"{folder}/*"
 
 
+def archive(coordinate: str, folder: Path) -> Path:
+    """One file from Maven's repositories, without what it needs, copied to `folder`.
+
+    `coordinate`: group:artifact:version:type. Raises PartUnavailable.
+    """
+    goal = [f"{PLUGIN}:copy", f"-Dartifact={coordinate}", f"-DoutputDirectory={folder}"]
+    _maven(coordinate, ["--strict-checksums", *goal], folder)
+    _group, artifact, version, kind = coordinate.split(":")
+    return folder / f"{artifact}-{version}.{kind}"
+
+
 def _copy(name: str, coordinates: Sequence[str], without: Sequence[str], folder: Path) -> None:
+    with temporary_folder("maven") as work:
+        (work / "pom.xml").write_text(_pom(name, coordinates, without))
+        goal = [f"{PLUGIN}:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
+        _maven(name, ["--strict-checksums", "-f", work / "pom.xml", *goal], work)
+
+
+def _maven(name: str, arguments: Command, work: Path) -> None:
     java_binary()  # the first thing to install when both are missing
     maven = shutil.which("mvn")
     if not maven:
@@ -70,14 +88,10 @@ def _copy(name: str, coordinates: Sequence[str], without: Sequence[str], folder:
             f"Java is there, but Maven is not, and {cache.root()} holds no {name}."
             " Install Maven, on Debian `apt-get install maven`."
         )
-    with temporary_folder("maven") as work:
-        (work / "pom.xml").write_text(_pom(name, coordinates, without))
-        flags: Command = ["--batch-mode", "--quiet", "--strict-checksums", "-f", work / "pom.xml"]
-        goal = [f"{PLUGIN}:copy-dependencies", "-DincludeScope=runtime", f"-DoutputDirectory={folder}"]
-        try:
-            output_of([maven, *flags, *goal], timeout_seconds=FETCH_SECONDS, cwd=work)
-        except PartUnavailable as error:
-            raise PartUnavailable(f"Maven could not fetch {name}:\n{error}") from error
+    try:
+        output_of([maven, "--batch-mode", "--quiet", *arguments], timeout_seconds=FETCH_SECONDS, cwd=work)
+    except PartUnavailable as error:
+        raise PartUnavailable(f"Maven could not fetch {name}:\n{error}") from error
 
 
 def _pom(name: str, coordinates: Sequence[str], without: Sequence[str]) -> str:

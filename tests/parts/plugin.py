@@ -13,15 +13,24 @@ from typing import TypeVar
 
 import pytest
 
-from tests.parts import PartUnavailable, edc, kafka, opa, postgres, tck
+from tests.parts import PartUnavailable, edc, kafka, keycloak, opa, postgres, tck
 
-Server = TypeVar("Server", opa.OpaServer, kafka.KafkaServer, postgres.PostgresServer, edc.EdcServer, tck.Kit)
+Server = TypeVar(
+    "Server",
+    opa.OpaServer,
+    kafka.KafkaServer,
+    postgres.PostgresServer,
+    edc.EdcServer,
+    keycloak.KeycloakServer,
+    tck.Kit,
+)
 
 PARTS = {
     "opa_server": "OPA",
     "kafka_server": "Kafka",
     "postgres_server": "PostgreSQL",
     "edc_server": "EDC",
+    "keycloak_server": "Keycloak",
     "conformance_kit": "DSP TCK",
 }
 
@@ -75,6 +84,12 @@ def edc_server(pytestconfig: pytest.Config) -> Iterator[edc.EdcServer]:
     yield from _serve(
         pytestconfig, "edc_server", lambda: edc.running_edc(settings=edc.quick_state_machines(wait_ms=50))
     )
+
+
+@pytest.fixture(scope="module")  # for one module's tests
+def keycloak_server(pytestconfig: pytest.Config) -> Iterator[keycloak.KeycloakServer]:
+    """A real Keycloak: register a client of your own."""
+    yield from _serve(pytestconfig, "keycloak_server", keycloak.running_keycloak)
 
 
 @pytest.fixture(scope="session")

@@ -181,7 +181,7 @@ async def test_honest_assertions_of_other_makes_are_taken(changes: dict[str, Any
 async def test_a_client_without_a_kid_has_one_key() -> None:
     """RFC 7515 §4.1.4: `kid` is optional; with two signing keys it is not."""
     world = World()
-    private, claims = world.keys["city"]._signing, world.assertion_claims()
+    private, claims = world.keys["city"]._held.signing, world.assertion_claims()
     assert (await world.ask(world.form(client_assertion=jwt.encode(claims, private, "ES256"))))[0] == 200
     city = world.registry.participants["city"]
     second = fresh_keys("city").public_jwks()[0]

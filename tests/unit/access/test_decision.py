@@ -444,6 +444,13 @@ async def test_no_engine_is_a_denial() -> None:
     assert decision.reasons[0].code == "policy_unavailable"
 
 
+async def test_no_policy_in_force_is_a_denial() -> None:
+    """Four eyes: before the first approval nothing is permitted, and the reason says so."""
+    decision = await deciding(revisions=("",)).decide(ask("clients", "planning"))
+    assert isinstance(decision, Deny)
+    assert decision.reasons[0].code == "policy_not_approved"
+
+
 async def test_a_decision_is_of_one_revision() -> None:
     """A policy that is replaced while OPA answers: the decision is taken again, wholly under the new one."""
     decider = deciding(GOOD, revisions=("r1", "r2", "r2", "r2"))

@@ -83,7 +83,7 @@ FORGERIES: list[tuple[str, Callable[[], str], str]] = [
         lambda: forge(
             {"alg": "ES256", "typ": trust_list.TYP, "kid": REGISTRY.thumbprint()},
             wire(),
-            fresh_keys("registry")._signing,
+            fresh_keys("registry")._held.signing,
         ),
         "signature",
     ),
@@ -104,7 +104,7 @@ FORGERIES: list[tuple[str, Callable[[], str], str]] = [
 
 def signed_with(**header: str) -> str:
     named = {"alg": "ES256", "typ": trust_list.TYP, "kid": REGISTRY.thumbprint(), **header}
-    return forge(named, wire(), REGISTRY._signing)
+    return forge(named, wire(), REGISTRY._held.signing)
 
 
 @pytest.mark.parametrize(("make", "code"), [f[1:] for f in FORGERIES], ids=[f[0] for f in FORGERIES])

@@ -392,7 +392,7 @@ def forge(header: Any, claims: Any, key: ec.EllipticCurvePrivateKey | bytes | No
 
 
 def private_key(keys: FileKeys) -> ec.EllipticCurvePrivateKey:
-    return keys._signing
+    return keys._held.signing
 
 
 def kid(keys: FileKeys) -> str:

@@ -86,7 +86,7 @@ def test_derived_secrets_differ_by_purpose_and_by_folder(tmp_path: Path) -> None
 
 def test_nothing_private_is_shown(tmp_path: Path) -> None:
     keys = file_keys.create(tmp_path, "kela")
-    private = keys._signing.private_numbers().private_value
+    private = keys._held.signing.private_numbers().private_value
     assert str(private) not in repr(keys)
     assert keys._root.hex() not in repr(keys)
 

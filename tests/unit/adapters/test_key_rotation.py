@@ -5,14 +5,17 @@ from __future__ import annotations
 import shutil
 import stat
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from connector.access import jose
+from connector.access.agreement_signature import check, signed_by_us
 from connector.adapters import file_keys, key_rotation
 from connector.adapters.key_rotation import VERIFIES_FOR, Step
 from connector.errors import Conflict, KeysInvalid
+from tests.agreed import PROVIDER, record
 from tests.unit.access.world import START
 
 PASSPHRASE = b"a passphrase of some length"
@@ -62,6 +65,22 @@ def test_a_change_of_keys_from_end_to_end(tmp_path: Path, passphrase: bytes | No
     assert running.derive("anything") == derived  # what is at rest stays readable
     assert key_rotation.next_step(tmp_path) is Step.PUBLISH
     assert not running.refresh()
+
+
+def test_an_agreement_is_signed_while_keys_are_changed(tmp_path: Path) -> None:
+    """The key that signed is kept beside the signature, whichever others are published."""
+    running = file_keys.create(tmp_path, PROVIDER)
+    kids = []
+    for step in (None, key_rotation.publish, partial(key_rotation.sign, now=START)):
+        if step is not None:
+            step(tmp_path, PROVIDER, None)
+            running.refresh()
+        unsigned = record(signatures=())
+        (signature,) = signed_by_us(unsigned, running, START).signatures
+        assert check(unsigned, signature, running.public_jwks()).problem == ""
+        kids.append(signature.jwk["kid"])
+        assert kids[-1] == running.thumbprint()
+    assert kids[0] == kids[1] != kids[2]
 
 
 def test_a_key_that_others_may_have_is_retired_at_once(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 
+from connector.access.stopping import Stopping
 from connector.control_plane.agreements import Agreements
 from connector.dsp import messages as m
-from connector.errors import GrantStopped, PeerRefused, SourceUnavailable
+from connector.errors import GrantStopped, NotPermitted, PeerRefused, SourceUnavailable
 from connector.model.audit import AuditEvent
 from connector.model.catalog import TransferFormat
 from connector.model.decision import Deny, Limits
@@ -539,6 +540,57 @@ async def test_a_running_stream_stops_at_once_and_is_seen_to(
     assert world.register.closed == 1
     (ended,) = world.audit.of(AuditEvent.QUERY_ENDED)
     assert ended.outcome not in ("complete", "consumer_left")
+
+
+async def test_the_operators_stop_ends_everything_and_opens_nothing_until_it_is_lifted(
+    world: Reading, client: Client
+) -> None:
+    """`connector stop --all`: holds when it answers, for bearers, access tokens and new grants alike."""
+    stopping = Stopping(world.store, world.clock, publish=world.board.publish, record=world.auditor.record)
+    world.register.batches = None
+    await world.request()
+    grant = await world.admission.open(world.consumer, detail_of("read"))
+    first = client.opened(bearer(world.token))
+    async with first as (one, slow), client.opened(f"Authorization: DPoP {grant.id}") as (two, reader):
+        assert await a_chunk(slow)
+        assert await a_chunk(reader)
+        async with asyncio.timeout(1.0):
+            assert await stopping.stop_all("An incident.", by="anna") == 1
+            asked = world.register.asked
+            await rest(one, slow)
+            await rest(two, reader)
+    assert not one.whole
+    assert not two.whole
+    assert world.register.asked <= asked + 2
+    with pytest.raises(NotPermitted, match="for the time being"):
+        await world.admission.open(world.consumer, detail_of("read"))
+    await assert_refused(await client.get(bearer(world.token)), client)
+    await stopping.lift(by="anna")
+    world.register.batches = 1
+    again = await world.admission.open(world.consumer, detail_of("read"))
+    assert (await client.get(f"Authorization: DPoP {again.id}")).status == 200
+
+
+async def test_a_revoked_token_ends_its_own_stream(world: Reading, client: Client) -> None:
+    """RFC 7009 §2.1: at once, in the middle of it; another token of the same grant goes on."""
+    world.register.batches = None
+    started = await world.request()
+    grant = await world.admission.open(world.consumer, detail_of("read"))
+    first = client.opened(f"Authorization: DPoP {grant.id}~stolen")
+    second = client.opened(f"Authorization: DPoP {grant.id}~kept")
+    async with first as (stolen, thief), second as (kept, reader):
+        assert await a_chunk(thief)
+        stolen_token = world.claims(grant, "stolen")
+        async with asyncio.timeout(1.0):
+            await world.revoked.revoke(stolen_token)
+            await world.board.publish(await world.revoked.grants_touched(stolen_token))
+            await rest(stolen, thief)
+        assert not stolen.whole
+        for _ in range(50):
+            assert await a_chunk(reader)
+        await world.transfers.suspend(started.pid)
+        await rest(kept, reader)
+    assert "token_revoked" in [e.outcome for e in world.audit.of(AuditEvent.QUERY_ENDED)]
 
 
 async def test_a_reader_that_does_not_read_holds_no_stop_up(world: Reading, client: Client) -> None:
