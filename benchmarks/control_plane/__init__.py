@@ -20,6 +20,7 @@ from benchmarks.control_plane.catalogue import measure_catalogue
 from benchmarks.control_plane.load import Figures, Pair, measure
 from benchmarks.control_plane.plan import FULL, QUICK, Plan
 from benchmarks.control_plane.rows import rows_of
+from benchmarks.control_plane.where import rows_of_time
 from tests.parts import edc as edc_part
 from tests.parts.postgres import SETTINGS, fresh_database, running_postgres
 
@@ -34,7 +35,8 @@ def run(*, quick: bool = False) -> list[dict[str, Any]]:
         "ours": measure_catalogue(ours.catalogue, plan),
         "EDC": measure_catalogue(edc.catalogue, plan),
     }
-    return rows_of(figures, catalogues, plan, edc_version=edc_part.version())
+    rows = rows_of(figures, catalogues, plan, edc_version=edc_part.version())
+    return [*rows, *rows_of_time(plan)]
 
 
 def _measured(name: str, pair: Any, plan: Plan) -> Figures:

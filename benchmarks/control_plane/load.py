@@ -80,12 +80,10 @@ class Failed(Exception):
 async def measure(pair: Pair, plan: Plan) -> Figures:
     figures = Figures()
     seconds = plan.slow_seconds if pair.slow else plan.seconds
-    warm = await _under_load(
-        pair.negotiate, pair.agreement, plan.in_flight[-1], plan.warm_seconds, plan.least
-    )
+    warm = await under_load(pair.negotiate, pair.agreement, plan.in_flight[-1], plan.warm_seconds, plan.least)
     agreements = deque(warm.results)
     for in_flight in plan.in_flight:
-        phase = await _under_load(pair.negotiate, pair.agreement, in_flight, seconds, plan.least)
+        phase = await under_load(pair.negotiate, pair.agreement, in_flight, seconds, plan.least)
         figures.negotiations[in_flight] = phase
         agreements.extend(phase.results)
 
@@ -93,29 +91,29 @@ async def measure(pair: Pair, plan: Plan) -> Figures:
         agreements.rotate()  # an agreement may be used again: each transfer is a process of its own
         return await pair.transfer(agreements[0])
 
-    figures.transfers = await _under_load(
+    figures.transfers = await under_load(
         transfer, pair.started, plan.transfers_in_flight, seconds, plan.least
     )
     figures.resident_mb = pair.resident_mb()
     return figures
 
 
-async def _under_load(
+async def under_load(
     begin: Callable[[], Awaitable[str]],
     end: Callable[[str], Awaitable[str]],
     in_flight: int,
     seconds: float,
     least: int,
 ) -> Phase:
-    """Until `seconds` are over and `least` have ended; what then is in flight ends uncounted."""
+    """Counted from when as many have ended as are in flight, so that what begins together is over, until
+    `seconds` later and `least` have ended; what then is in flight ends uncounted."""
     latencies: list[float] = []
     results: list[str] = []
     recent: deque[float] = deque(maxlen=50)
-    started = time.perf_counter()
-    ended, failed = 0.0, 0
+    started, ended, failed, uncounted = 0.0, 0.0, 0, in_flight
 
     async def one_after_the_other() -> None:
-        nonlocal ended, failed
+        nonlocal started, ended, failed, uncounted
         while not ended:
             begun = time.perf_counter()
             try:
@@ -127,8 +125,12 @@ async def _under_load(
             recent.append(now - begun)
             if ended:
                 return
-            latencies.append(now - begun)
             results.append(found)
+            if uncounted:
+                uncounted -= 1
+                started = now
+                continue
+            latencies.append(now - begun)
             if now - started >= seconds and len(latencies) >= least:
                 ended = now
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import tempfile
 import time
 import uuid
@@ -13,7 +15,6 @@ from typing import Any
 import httpx
 
 from benchmarks.control_plane.catalogue import DSP_CONTEXT, Catalogue
-from benchmarks.control_plane.load import Pair
 from connector.access.tokens import PeerTokens
 from connector.adapters import file_keys, participant_folder, registry_files
 from connector.adapters.clock import SystemClock
@@ -69,6 +70,11 @@ class OurPair:
         found = await self._look(f"/transfers/{transfer_id}")
         return transfer_id if found["state"] == "STARTED" else ""
 
+    def sample_anew(self) -> None:
+        """For processes that are sampled: what was until now does not count."""
+        for name in NAMES:
+            os.kill(self._processes[name].pid, signal.SIGUSR1)
+
     def resident_mb(self) -> Mapping[str, float]:
         return {name: self._processes[name].resident_mb() for name in NAMES}
 
@@ -90,10 +96,11 @@ class OurPair:
 
 
 @contextmanager
-def running(store_dsns: Mapping[str, str] | None = None) -> Iterator[Pair]:
-    """`store_dsns`: PostgreSQL for each; none means SQLite."""
+def running(store_dsns: Mapping[str, str] | None = None, *, samples: Path | None = None) -> Iterator[OurPair]:
+    """`store_dsns`: PostgreSQL for each; none means SQLite. `samples`: where each leaves its processor time
+    by area once it has stopped."""
     with (
-        _dataspace(datasets=[DATASET], store_dsns=store_dsns or {}) as (folder, processes),
+        _dataspace(datasets=[DATASET], store_dsns=store_dsns or {}, samples=samples) as (folder, processes),
         Api(folder / "consumer", roles=[PersonRole.OPERATOR, PersonRole.VIEWER]) as api,
     ):
         (seen,) = api.get("/v1/catalog", participant="provider")["participants"]
@@ -130,7 +137,11 @@ def _new_id() -> str:
 
 @contextmanager
 def _dataspace(
-    *, datasets: list[str], store_dsns: Mapping[str, str], start: tuple[str, ...] = NAMES
+    *,
+    datasets: list[str],
+    store_dsns: Mapping[str, str],
+    start: tuple[str, ...] = NAMES,
+    samples: Path | None = None,
 ) -> Iterator[tuple[Path, Mapping[str, Process]]]:
     """Folders of all, processes of the registry and of `start`."""
     with tempfile.TemporaryDirectory(prefix="benchmark-") as scratch, ExitStack() as stack:
@@ -142,7 +153,9 @@ def _dataspace(
         for dataset in datasets:
             (catalog / f"{dataset}.odcs.yaml").write_text(descriptor(dataset), encoding="utf-8")
         make_source(folder / "provider" / "data")
-        processes = {name: _process(folder, name, urls[name], ports[name]) for name in ("registry", *start)}
+        processes = {
+            name: _process(folder, name, urls[name], ports[name], samples) for name in ("registry", *start)
+        }
         for process in processes.values():
             process.start()
             stack.callback(process.stop)
@@ -175,7 +188,10 @@ def _make_folders(
         registry_files.add_participant(folder / "registry", entry)
 
 
-def _process(folder: Path, name: str, url: str, port: int) -> Process:
+def _process(folder: Path, name: str, url: str, port: int, samples: Path | None) -> Process:
     at = ["--folder", str(folder / name)]
     arguments = ["registry", "serve", *at, "--port", str(port)] if name == "registry" else ["serve", *at]
-    return Process(name=name, arguments=arguments, base_url=url, log=folder / f"{name}.log")
+    module = "connector"
+    if samples is not None and name in NAMES:
+        module, arguments = "benchmarks.sampled", [str(samples / f"{name}.json"), *arguments]
+    return Process(name=name, arguments=arguments, base_url=url, log=folder / f"{name}.log", module=module)

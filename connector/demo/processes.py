@@ -34,12 +34,13 @@ def free_ports(count: int) -> list[int]:
 
 @dataclass(slots=True)
 class Process:
-    """`arguments` go to `python -m connector`. Its output goes to `log`."""
+    """`arguments` go to `python -m module`. Its output goes to `log`."""
 
     name: str
     arguments: Sequence[str]
     base_url: str
     log: Path
+    module: str = "connector"
     _running: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
     @property
@@ -51,7 +52,7 @@ class Process:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("CONNECTOR_")}
         with self.log.open("ab") as output:
             self._running = subprocess.Popen(
-                [sys.executable, "-m", "connector", *self.arguments],
+                [sys.executable, "-m", self.module, *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
