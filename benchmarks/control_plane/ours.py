@@ -19,8 +19,8 @@ from connector.access.tokens import PeerTokens
 from connector.adapters import file_keys, participant_folder, registry_files
 from connector.adapters.clock import SystemClock
 from connector.adapters.http_peer import HttpPeer
-from connector.client import Api
 from connector.demo.processes import Process, free_ports
+from connector.local_api import Api
 from connector.model.participant import Participant
 from connector.model.person import PersonRole
 from connector.model.token import SCOPE_DSP

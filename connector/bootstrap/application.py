@@ -133,6 +133,7 @@ def _client_services(services: Services) -> ClientServices:
         trust=services.trust,
         discovery=services.discovery,
         federated_catalog=services.federated_catalog,
+        access_requests=services.access_requests,
         negotiations=services.negotiations,
         agreements=services.agreements,
         signatures=services.signatures,

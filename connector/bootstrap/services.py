@@ -35,6 +35,7 @@ from connector.adapters import policy_files
 from connector.bootstrap.parts import Parts, new_id, policies_tried
 from connector.bootstrap.sign_in import sign_in
 from connector.bootstrap.sources import Sources
+from connector.control_plane.access_requests import AccessRequests
 from connector.control_plane.agreements import Agreements
 from connector.control_plane.catalog import Catalogs
 from connector.control_plane.catalog_pages import KEY_BYTES, PageTokens
@@ -112,6 +113,8 @@ class Services:
             purposes=parts.purposes,
             join_engine=parts.join_engine,
             batch_rows=settings.batch_rows,
+            clock=parts.clock,
+            new_id=new_id,
         )
 
         self.pulls = Pulls(
@@ -417,6 +420,14 @@ class Services:
         catalogs = PeerCatalogs(self.peers, parts.clock)
         self.discovery = Discovery(
             participant_id=settings.participant_id, trust=self.trust, peers=self.peers, catalogs=catalogs
+        )
+        self.access_requests = AccessRequests(
+            discovery=self.discovery,
+            catalogs=catalogs,
+            negotiations=self.negotiations,
+            agreements=self.agreements,
+            transfers=self.transfers,
+            purposes=parts.purposes,
         )
         self.counter_offers = CounterOffers(
             negotiations=self.negotiations,

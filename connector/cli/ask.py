@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from connector.cli.output import AsJson, Folder, client, show, table
+from connector.errors import RequestInvalid
 from connector.model.person import PersonRole
 
 Here = Path()
+
+
+class Format(StrEnum):
+    CSV = "csv"
+    ARROW = "arrow"
+    JSON = "json"
+
+
 Purpose = Annotated[str, typer.Option("--purpose", "-p", help="What the answer is for; it must be agreed.")]
 Sql = Annotated[str, typer.Argument(help="One SELECT over participant.dataset names.")]
 
@@ -20,16 +30,26 @@ def query(
     purpose: Purpose,
     folder: Folder = Here,
     case_worker: Annotated[bool, typer.Option(help="Act in the role of a case worker.")] = False,
+    parameter: Annotated[
+        list[str] | None, typer.Option(help="name=value for `$name` in the statement; a text.")
+    ] = None,
+    format: Annotated[Format, typer.Option(help="Of the file written to --output.")] = Format.CSV,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="A file for the rows.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Run one SQL statement over datasets of several participants."""
     role = PersonRole.CASE_WORKER if case_worker else PersonRole.ANALYST
+    asked = {"sql": sql, "purpose": purpose, "parameters": _named(parameter or [])}
     with client(folder, roles=[role], purposes=[purpose]) as api:
-        answer = api.post("/v1/queries", {"sql": sql, "purpose": purpose})
+        if output is not None:
+            answer = api.save("/v1/queries", {**asked, "format": format.value}, output)
+        else:
+            answer = api.post("/v1/queries", asked)
     if as_json:
         show(answer, as_json=True, text="")
         return
-    table(answer["columns"], answer["rows"])
+    if output is None:
+        table(answer["columns"], answer["rows"])
     _say(answer)
 
 
@@ -42,6 +62,13 @@ def explain(sql: Sql, purpose: Purpose, folder: Folder = Here, as_json: AsJson =
         return
     table(("participant", "runs"), [(f["participant"], f["sql"]) for f in found["fragments"]])
     _hidden(found)
+
+
+def _named(given: list[str]) -> dict[str, str]:
+    pairs = [item.partition("=") for item in given]
+    if wrong := [name for name, equals, _ in pairs if not (name and equals)]:
+        raise RequestInvalid(f"{wrong[0]!r} is not name=value", where="--parameter")
+    return {name: value for name, _, value in pairs}
 
 
 def _say(answer: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""negotiate, approve, refuse, counter, renew, terminate: from an offer to an agreement, and its end."""
+"""request, negotiate, approve, refuse, counter, renew, terminate: to an agreement, and to its end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from connector.errors import NotFound, RequestInvalid
 from connector.model.person import PersonRole
 
 if TYPE_CHECKING:
-    from connector.client import Api
+    from connector.local_api import Api
 
 Here = Path()
 Subject = Annotated[str, typer.Option("--as", help="Who decides; an offer may name the only one who may.")]
@@ -44,6 +44,33 @@ def negotiate(
     show(done, as_json=as_json, text=text)
     if done["state"] == "TERMINATED":
         raise typer.Exit(1)
+
+
+def request(
+    dataset: Annotated[str, typer.Argument(help="participant.dataset, as queries name it.")],
+    purpose: Annotated[str, typer.Option("--purpose", "-p", help="What it is wanted for.")],
+    folder: Folder = Here,
+    offer: Annotated[str, typer.Option(help="The offer's name, where several are for this purpose.")] = "",
+    wait_seconds: Annotated[float, typer.Option(help="How long to wait for the other side.")] = 30.0,
+    as_json: AsJson = False,
+) -> None:
+    """Ask for access to a dataset; said again, it goes on from where it stands."""
+    asked = {"dataset": dataset, "purpose": purpose, "offer": offer}
+    deadline = time.monotonic() + wait_seconds
+    with client(folder, roles=[PersonRole.OPERATOR]) as api:
+        while True:
+            found = api.post("/v1/access-requests", asked)
+            if found["state"] == "READY" or time.monotonic() > deadline:
+                break
+            if found["negotiation"]:
+                left = max(deadline - time.monotonic(), 0.0)
+                ended = _wait(api, f"/v1/negotiations/{found['negotiation']}", left)
+                if ended["state"] == "TERMINATED":
+                    show(ended, as_json=as_json, text=f"TERMINATED  {'; '.join(ended['reasons'])}")
+                    raise typer.Exit(1)
+            time.sleep(POLL_SECONDS)
+    text = f"{found['state']}  {found['agreement'] or found['negotiation']}  {found['nextStep'] or ''}"
+    show(found, as_json=as_json, text=text.rstrip())
 
 
 def negotiations(

@@ -14,7 +14,7 @@ from connector.errors import ConnectorError
 from connector.model.person import PersonRole
 
 if TYPE_CHECKING:
-    from connector.client import Api
+    from connector.local_api import Api
 
 P = ParamSpec("P")
 
@@ -26,7 +26,7 @@ def client(
     folder: Path, *, roles: Iterable[PersonRole], purposes: Iterable[str] = (), subject: str = "cli"
 ) -> Api:
     """The folder's connector, asked in these roles. Loaded here: what asks nobody starts fast."""
-    from connector.client import Api
+    from connector.local_api import Api
 
     return Api(folder, roles=roles, purposes=purposes, subject=subject)
 

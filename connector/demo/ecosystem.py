@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from connector.adapters import file_keys, participant_folder, registry_files
-from connector.client import Api
 from connector.demo import registers
 from connector.demo.population import Population
 from connector.demo.processes import Process, free_ports
 from connector.errors import ConfigurationError
+from connector.local_api import Api
 from connector.model.participant import Collaboration, CollaborationRole, Participant
 from connector.model.person import PersonRole
 

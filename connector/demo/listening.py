@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from connector.client import Api, ApiProblem
 from connector.demo.stage import WAIT_SECONDS, Stage
 from connector.errors import ConnectorError
+from connector.local_api import Api, ApiProblem
 from connector.model.person import PersonRole
 
 SMALL_BUFFER_BYTES = 16_384

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from connector.client import ApiProblem
 from connector.demo.ecosystem import Ecosystem
 from connector.demo.narrator import Narrator
 from connector.demo.population import Population
+from connector.local_api import ApiProblem
 from connector.model.person import PersonRole
 
 WAIT_SECONDS = 10.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from connector.errors import (
@@ -28,6 +28,7 @@ from connector.query.description import Description, read_description
 from connector.query.fetch import IncomingFragment, decode
 from connector.query.fragment_sql import fragment_sql
 from connector.query.ipc import StreamLimits
+from connector.query.running import RunningQuery, SourceProgress, SourceState
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -130,6 +131,10 @@ class QueryAnswer:
     def groups_hidden(self) -> int:
         return sum(f.end.groups_hidden for f in self.fragments)
 
+    def without_rows(self) -> QueryAnswer:
+        """What may be told of it later on."""
+        return replace(self, table=self.table.schema.empty_table())
+
     @property
     def identified(self) -> bool:
         """Raw identifiers were in it, or pseudonyms that we could undo: an identified disclosure."""
@@ -186,13 +191,25 @@ class Federation:
         self._stream_limits = stream_limits
 
     async def run(
-        self, sql: str, purpose: str, parameters: Parameters = (), actor: Actor | None = None
+        self,
+        sql: str,
+        purpose: str,
+        parameters: Parameters = (),
+        actor: Actor | None = None,
+        query: RunningQuery | None = None,
     ) -> QueryAnswer:
-        """Raises SqlInvalid or RequestInvalid (the statement), NotFound (no agreement), NotPermitted (with
-        reasons), PeerError (naming the participant): then nothing of the answer was kept."""
+        """`query`: told how far it is.
+
+        Raises SqlInvalid or RequestInvalid (the statement), NotFound (no agreement), NotPermitted (with
+        reasons), PeerError (naming the participant): then nothing of the answer was kept.
+        """
         prepared = await self._prepare(sql, purpose, parameters, actor)
         async with self._join_engine.session() as session:
-            ends = await _all(self._fetch(part, prepared, session) for part in prepared.plan.fragments)
+            sources = [prepared.progress(part) for part in prepared.plan.fragments]
+            if query is not None:
+                query.sources = sources
+            parts = zip(prepared.plan.fragments, sources, strict=True)
+            ends = await _all(self._fetch(part, prepared, session, source) for part, source in parts)
             table = await session.run(prepared.plan.sql, prepared.plan.parameters)
         provenance = zip(prepared.plan.fragments, ends, strict=True)
         return QueryAnswer(
@@ -256,8 +273,7 @@ class Federation:
         if access is None:
             raise NotFound(
                 f"There is no agreement in force on {participant}.{dataset} for {purpose}.",
-                mend=f"Ask for access: `connector negotiate {participant} {dataset}`; "
-                "`connector catalog` lists what is offered.",
+                mend=f"Ask for access: `connector request {participant}.{dataset} --purpose {purpose}`.",
             )
         return access
 
@@ -267,7 +283,9 @@ class Federation:
             wire, participant=access.participant, dataset=access.dataset, agreement=access.agreement_id
         )
 
-    async def _fetch(self, part: PlannedFragment, prepared: _Prepared, session: JoinSession) -> EndRecord:
+    async def _fetch(
+        self, part: PlannedFragment, prepared: _Prepared, session: JoinSession, source: SourceProgress
+    ) -> EndRecord:
         """One fragment into its table. Chunks are pulled as the session takes them: that is the bound."""
         participant = part.table.participant
         opened = self._open_stream(prepared.accesses[part.table], part.sql, self._batch_rows)
@@ -276,10 +294,11 @@ class Federation:
                 incoming = self._incoming(chunks, participant)
                 schema = await incoming.schema()
                 _require_columns(schema, part.outputs, participant)
-                await session.land(participant, part.landing, schema, aiter(incoming))
+                await session.land(participant, part.landing, schema, _counted(incoming, source))
         except TimeoutError:
             text = f"it had not answered in full after {self._fetch_seconds:g} seconds"
             raise PeerUnreachable(text, participant=participant) from None
+        source.state = SourceState.DONE
         return incoming.end
 
     def _incoming(self, chunks: AsyncIterator[bytes], participant: str) -> IncomingFragment:
@@ -300,6 +319,12 @@ class _Prepared:
             agreement_id=access.agreement_id,
             sql=part.sql,
             end=end,
+        )
+
+    def progress(self, part: PlannedFragment) -> SourceProgress:
+        access = self.accesses[part.table]
+        return SourceProgress(
+            participant=access.participant, dataset=access.dataset, agreement_id=access.agreement_id
         )
 
     def explained(self, part: PlannedFragment) -> ExplainedFragment:
@@ -331,6 +356,13 @@ def _projection(description: Description, columns: Sequence[str]) -> Fragment:
     return Fragment(
         dataset_id=description.dataset, columns=tuple(dict.fromkeys(columns or description.columns))
     )
+
+
+async def _counted(incoming: IncomingFragment, source: SourceProgress) -> AsyncIterator[pa.RecordBatch]:
+    source.state = SourceState.READING
+    async for batch in incoming:
+        source.rows += batch.num_rows
+        yield batch
 
 
 def _require_columns(schema: pa.Schema, asked: Sequence[str], participant: str) -> None:

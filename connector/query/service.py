@@ -1,11 +1,9 @@
-"""Queries of our own people: agreements resolved, providers asked, the answer with its provenance as JSON."""
+"""Queries of our own people: agreements resolved, providers asked, on record before anybody hears of them."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from datetime import date, datetime, time, timedelta
-from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -14,17 +12,19 @@ from connector.access.peers import Peers
 from connector.access.purposes import PurposeTree
 from connector.model.audit import AuditEvent
 from connector.model.catalog import TransferFormat
-from connector.model.json import JsonObject, from_rfc3339, to_rfc3339
+from connector.model.json import JsonObject, from_rfc3339
 from connector.model.negotiation import Role
 from connector.model.person import Person, PersonRole
 from connector.model.policy import AgreementState
 from connector.model.token import SCOPE_DATA, Actor, AuthorizationDetail
 from connector.model.transfer import TransferState
-from connector.ports import JoinEngine, Store
-from connector.query.federate import Access, Explanation, Federation, FragmentProvenance, QueryAnswer
+from connector.ports import Clock, JoinEngine, Store
+from connector.query.answers import rows
+from connector.query.federate import Access, Explanation, Federation, QueryAnswer
+from connector.query.running import RunningQueries, RunningQuery
 
 if TYPE_CHECKING:
-    import pyarrow as pa
+    from connector.query.parse import Parameters
 
 ACTION = "query"
 
@@ -41,11 +41,15 @@ class Queries:
         purposes: PurposeTree,
         join_engine: JoinEngine,
         batch_rows: int,
+        clock: Clock,
+        new_id: Callable[[], str],
     ) -> None:
         self._store = store
         self._peers = peers
         self._auditor = auditor
         self._purposes = purposes
+        self.running = RunningQueries(clock)
+        self.new_id = new_id
         self._federation = Federation(
             resolve=self._resolve,
             describe=self._describe,
@@ -55,16 +59,21 @@ class Queries:
             batch_rows=batch_rows,
         )
 
-    async def run(self, sql: str, purpose: str, parameters: Sequence[Any], person: Person) -> dict[str, Any]:
-        actor = await self._asked(sql, purpose, person)
-        answer = await self._federation.run(sql, purpose, parameters, actor)
-        return _answer(answer)
+    async def run(
+        self, sql: str, purpose: str, parameters: Parameters, person: Person, query_id: str
+    ) -> QueryAnswer:
+        """Raises what `Federation.run` does; Conflict where the id is taken or the query was cancelled."""
 
-    async def explain(
-        self, sql: str, purpose: str, parameters: Sequence[Any], person: Person
-    ) -> dict[str, Any]:
-        found = await self._federation.explain(sql, purpose, parameters, self.actor_of(person))
-        return _explanation(found)
+        async def work(query: RunningQuery) -> QueryAnswer:
+            actor = await self._asked(sql, purpose, person)
+            answer = await self._federation.run(sql, purpose, parameters, actor, query)
+            query.answer = answer.without_rows()
+            return answer
+
+        return await self.running.run(query_id, person.subject, purpose, work)
+
+    async def explain(self, sql: str, purpose: str, parameters: Parameters, person: Person) -> Explanation:
+        return await self._federation.explain(sql, purpose, parameters, self.actor_of(person))
 
     async def stream(
         self, dataset: str, columns: Sequence[str], purpose: str, batch_rows: int, person: Person
@@ -76,7 +85,7 @@ class Queries:
             async with self._federation.stream(dataset, columns, purpose, batch_rows, actor) as fragment:
                 async for batch in fragment:
                     written_at = from_rfc3339(fragment.made_at).timestamp() if fragment.made_at else None
-                    yield {"rows": _rows(batch), "writtenAt": written_at}
+                    yield {"rows": rows(batch), "writtenAt": written_at}
             end = fragment.end
             yield {"end": {"rows": end.rows, "auditId": end.audit_id, "identified": end.identified}}
 
@@ -166,94 +175,3 @@ def _detail(access: Access) -> AuthorizationDetail:
         actions=frozenset({ACTION}),
         purpose=access.purpose,
     )
-
-
-# --- JSON ----------------------------------------------------------------------------------------------
-
-
-def _answer(answer: QueryAnswer) -> dict[str, Any]:
-    return {
-        "columns": list(answer.table.column_names),
-        "rows": _rows(answer.table),
-        "purpose": answer.purpose,
-        "identified": answer.identified,
-        "provenance": [_provenance(f) for f in answer.fragments],
-        "hidden": [
-            {
-                "participant": h.participant,
-                "dataset": h.dataset,
-                "what": h.part.what,
-                "why": h.part.why,
-                "enforcedBy": h.part.enforced_by,
-            }
-            for h in answer.hidden
-        ],
-    }
-
-
-def _provenance(part: FragmentProvenance) -> dict[str, Any]:
-    return {
-        "participant": part.participant,
-        "dataset": part.dataset,
-        "agreement": part.agreement_id,
-        "sql": part.sql,
-        "rows": part.end.rows,
-        "policyRevision": part.end.policy_revision,
-        "auditId": part.end.audit_id,
-        "groupsHidden": part.end.groups_hidden,
-    }
-
-
-def _explanation(found: Explanation) -> dict[str, Any]:
-    return {
-        "purpose": found.purpose,
-        "sql": found.sql,
-        "fragments": [
-            {
-                "participant": f.participant,
-                "dataset": f.dataset,
-                "agreement": f.agreement_id,
-                "sql": f.sql,
-                "columns": {name: f.exposures.get(name, "computed") for name in f.columns},
-                "identified": f.identified,
-                "policyRevision": f.policy_revision,
-            }
-            for f in found.fragments
-        ],
-        "hidden": [
-            {
-                "participant": f.participant,
-                "dataset": f.dataset,
-                "what": h.what,
-                "why": h.why,
-                "enforcedBy": h.enforced_by,
-            }
-            for f in found.fragments
-            for h in f.hidden
-        ],
-    }
-
-
-def _rows(table: pa.Table | pa.RecordBatch) -> list[list[Any]]:
-    columns = [[_json(v) for v in column.to_pylist()] for column in table.columns]
-    return [list(row) for row in zip(*columns, strict=True)]
-
-
-def _json(value: Any) -> Any:
-    match value:
-        case datetime():
-            return to_rfc3339(value) if value.tzinfo else value.isoformat()
-        case date() | time():
-            return value.isoformat()
-        case Decimal():
-            return int(value) if value == value.to_integral_value() else float(value)
-        case timedelta():
-            return value.total_seconds()
-        case bytes():
-            return value.hex()
-        case list():
-            return [_json(v) for v in value]
-        case dict():
-            return {str(k): _json(v) for k, v in value.items()}
-        case _:
-            return value

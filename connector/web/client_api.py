@@ -9,6 +9,7 @@ from fastapi import APIRouter, Depends, Query
 from pydantic import AwareDatetime, Field
 from starlette.responses import StreamingResponse
 
+from connector.control_plane.access_requests import AccessRequests
 from connector.control_plane.agreements import Agreements
 from connector.control_plane.consent import ConsentGiven, ConsentRegister
 from connector.control_plane.counter_offers import CounterOffers
@@ -32,6 +33,7 @@ from connector.web.body import Body
 from connector.web.contracts import add_contracts
 from connector.web.lines import Subscriptions, json_lines
 from connector.web.outbox import add_outbox
+from connector.web.queries import add_queries
 from connector.web.transfers import add_transfers
 
 MAX_BODY_BYTES = 1_000_000
@@ -40,19 +42,6 @@ R = PersonRole
 
 class RefreshAsked(Body):
     participant: str = Field(min_length=1)
-
-
-class QueryAsked(Body):
-    sql: str = Field(max_length=64_000)
-    purpose: str
-    parameters: list[Any] = Field(default_factory=list)
-
-
-class StreamAsked(Body):
-    dataset: str = Field(pattern=r"^[^.]+\.[^.]+$", description="participant.dataset")
-    columns: list[str] = Field(min_length=1)
-    purpose: str
-    batch_rows: int = Field(100, ge=1, le=100_000)
 
 
 class ConsentAnswer(Body):
@@ -112,6 +101,7 @@ class ClientServices:
     trust: TrustRegistry
     discovery: Discovery
     federated_catalog: FederatedCatalog
+    access_requests: AccessRequests
     negotiations: Negotiations
     agreements: Agreements
     signatures: AgreementSignatures
@@ -131,7 +121,7 @@ class ClientServices:
 def client_router(services: ClientServices) -> APIRouter:
     # the framework reads a body before anybody is asked who they are
     router = APIRouter(prefix="/v1", max_body_size=MAX_BODY_BYTES)
-    for add in (_about, add_contracts, add_transfers, add_outbox, _queries, _consents, _events):
+    for add in (_about, add_contracts, add_transfers, add_outbox, add_queries, _consents, _events):
         add(router, services)
     return router
 
@@ -184,28 +174,6 @@ def _about(router: APIRouter, services: ClientServices) -> None:
     async def refresh(asked: RefreshAsked, _person: Operator) -> dict[str, Any]:
         """Has one participant's catalogue read anew; `nextAttempt` says when: politeness comes first."""
         return render.freshness(await services.federated_catalog.refresh(asked.participant))
-
-
-def _queries(router: APIRouter, services: ClientServices) -> None:
-    Asker = Annotated[Person, Depends(needs(services.door, R.ANALYST, R.CASE_WORKER))]
-
-    @router.post("/queries", tags=["queries"])
-    async def query(asked: QueryAsked, person: Asker) -> dict[str, Any]:
-        person.require_purpose(asked.purpose)
-        return await services.queries.run(asked.sql, asked.purpose, asked.parameters, person)
-
-    @router.post("/queries/explain", tags=["queries"])
-    async def explain(asked: QueryAsked, person: Asker) -> dict[str, Any]:
-        person.require_purpose(asked.purpose)
-        return await services.queries.explain(asked.sql, asked.purpose, asked.parameters, person)
-
-    @router.post("/streams", tags=["queries"], response_class=StreamingResponse)
-    async def stream(asked: StreamAsked, person: Asker) -> StreamingResponse:
-        person.require_purpose(asked.purpose)
-        lines = await services.queries.stream(
-            asked.dataset, asked.columns, asked.purpose, asked.batch_rows, person
-        )
-        return json_lines(lines)
 
 
 def _consents(router: APIRouter, services: ClientServices) -> None:

@@ -54,10 +54,37 @@ class CounterOffer(Rules):
     offer: str = Field("", description="An offer's id; none keeps the last one's.")
 
 
+class AccessAsked(Body):
+    dataset: str = Field(pattern=r"^[^.]+\.[^.]+$", description="participant.dataset")
+    purpose: str = Field(min_length=1)
+    offer: str = Field("", description="Its id or its name, where several are for this purpose.")
+
+
 def add_contracts(router: APIRouter, services: "ClientServices") -> None:
+    _access(router, services)
     _negotiations(router, services)
     _decisions(router, services)
     _agreements(router, services)
+
+
+def _access(router: APIRouter, services: "ClientServices") -> None:
+    Operator = Annotated[Person, Depends(needs(services.door, R.OPERATOR))]
+
+    @router.post("/access-requests", tags=["contracts"])
+    async def request_access(asked: AccessAsked, person: Operator) -> dict[str, Any]:
+        """From a dataset and a purpose to an agreement in use, as far as it goes by itself: said again, it
+        goes on from where it stands. `READY` when queries for this purpose are answered."""
+        found = await services.access_requests.ask(
+            asked.dataset, asked.purpose, asked.offer, by=person.subject
+        )
+        return {
+            "state": found.state.value,
+            "offer": found.offer,
+            "negotiation": found.negotiation.pid if found.negotiation else None,
+            "agreement": found.agreement.agreement.id if found.agreement else None,
+            "transfer": found.transfer.pid if found.transfer else None,
+            "nextStep": found.next_step or None,
+        }
 
 
 def _negotiations(router: APIRouter, services: "ClientServices") -> None:

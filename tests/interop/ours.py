@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 from connector.adapters import file_keys, participant_folder, registry_files
 from connector.bootstrap.application import running_application
 from connector.bootstrap.services import Services
-from connector.client import Api
 from connector.demo.processes import Process
+from connector.local_api import Api
 from connector.model.participant import Participant
 from connector.model.person import PersonRole
 from connector.ports import PeerIdentity

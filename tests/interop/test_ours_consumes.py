@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from connector.client import ApiProblem
+from connector.local_api import ApiProblem
 from tests.interop.conftest import ASSET, ASSET_BYTES
 from tests.interop.data_plane import EDC as NAMESPACE
 from tests.interop.data_plane import DataPlane

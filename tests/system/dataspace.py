@@ -15,9 +15,9 @@ from typing import Any
 from typer.testing import CliRunner
 
 from connector.cli import app
-from connector.client import Api
 from connector.demo.processes import Process, free_ports
 from connector.errors import ConnectorError
+from connector.local_api import Api
 from connector.model.person import PersonRole
 
 KELA, CITY = "kela", "city"

@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from connector.adapters import file_keys, participant_folder, registry_files
 from connector.cli import app
-from connector.client import Api, ApiProblem
 from connector.demo.processes import Process, free_ports
 from connector.errors import PeerUnreachable
+from connector.local_api import Api, ApiProblem
 from connector.model.participant import Participant
 from connector.model.person import PersonRole
 

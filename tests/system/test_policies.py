@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from connector.client import ApiProblem
 from connector.errors import ConnectorError
+from connector.local_api import ApiProblem
 from tests.system.dataspace import (
     CITY,
     KELA,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from connector.client import ApiProblem
 from connector.errors import ConnectorError
+from connector.local_api import ApiProblem
 from tests.system.dataspace import (
     CITY,
     KELA,

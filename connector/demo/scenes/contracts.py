@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from connector.client import Api
 from connector.demo.stage import CONTRACTS, Contract, Stage
+from connector.local_api import Api
 from connector.model.person import PersonRole
 
 FINAL = ("FINALIZED", "TERMINATED")

@@ -412,7 +412,7 @@ async def test_explain_asks_for_no_rows() -> None:
 async def test_without_an_agreement(sql: str, purpose: str) -> None:
     """Query: only agreements in force for the stated purpose resolve; others say how to ask for access."""
     ecosystem = sample()
-    with pytest.raises(NotFound, match=r"no agreement in force on \w+\.\w+ for .*connector negotiate"):
+    with pytest.raises(NotFound, match=r"no agreement in force on \w+\.\w+ for .*connector request"):
         await ecosystem.federation().run(sql, purpose)
     assert ecosystem.asked == []
 

@@ -1,4 +1,4 @@
-"""The client API of one connector, for the command line, the demo and tests: synchronous, typed errors."""
+"""The client API of one's own connector with the keys of its folder: for the command line, demo and tests."""
 
 from __future__ import annotations
 
@@ -16,30 +16,12 @@ import httpx
 from connector.access.people import issue_api_token
 from connector.adapters.clock import SystemClock
 from connector.bootstrap.keys import open_keys
-from connector.errors import ConnectorError, PeerUnreachable, Reason, Unavailable
+from connector.client.problem import ApiProblem, problem_of
+from connector.errors import PeerUnreachable, Unavailable
 from connector.model.person import PersonRole
 from connector.settings import Settings, load_settings
 
-
-class ApiProblem(ConnectorError):
-    """The connector's answer was a problem (RFC 9457); `problem` is its body."""
-
-    code = "api_problem"
-
-    def __init__(self, status: int, problem: Mapping[str, Any]) -> None:
-        text = str(problem.get("detail") or f"the connector answered {status}")
-        super().__init__(
-            text, mend=str(problem.get("mend") or ""), code=str(problem.get("code") or self.code)
-        )
-        self.status = status
-        self.problem = dict(problem)
-
-    @property
-    def reasons(self) -> tuple[Reason, ...]:
-        return tuple(
-            Reason(code=r.get("code", ""), text=r.get("text", ""), source=r.get("source", ""))
-            for r in self.problem.get("deniedBy", ())
-        )
+__all__ = ["Api", "ApiProblem"]
 
 
 class Api:
@@ -95,6 +77,32 @@ class Api:
     def post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:
         return self._call("POST", path, json=dict(body or {}))
 
+    def save(self, path: str, body: Mapping[str, Any], file: Path) -> Any:
+        """The answer's bytes into `file`; what its `describedby` link says of them. A file is there only when
+        it is whole: raises PeerUnreachable where the answer breaks off."""
+        part = file.with_name(f"{file.name}.part")
+        try:
+            with (
+                self._http.stream(
+                    "POST", path, json=dict(body), headers=self._headers(), timeout=None
+                ) as answer,
+                part.open("wb") as out,
+            ):
+                if answer.status_code >= 300:
+                    answer.read()
+                    raise problem_of(answer)
+                for chunk in answer.iter_raw():
+                    out.write(chunk)
+                described_by = answer.links["describedby"]["url"]
+            part.replace(file)
+        except httpx.RemoteProtocolError:
+            raise _broke_off() from None
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+        finally:
+            part.unlink(missing_ok=True)
+        return self.get(described_by)["about"]
+
     def delete(self, path: str) -> Any:
         return self._call("DELETE", path)
 
@@ -114,7 +122,7 @@ class Api:
             ) as answer:
                 if answer.status_code >= 300:
                     answer.read()
-                    raise _problem(answer)
+                    raise problem_of(answer)
                 yield (json.loads(line) for line in answer.iter_lines() if line)
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
@@ -127,13 +135,10 @@ class Api:
             with self._http.stream("GET", path, params=params, headers=headers, timeout=None) as answer:
                 if answer.status_code >= 300:
                     answer.read()
-                    raise _problem(answer)
+                    raise problem_of(answer)
                 yield answer.iter_raw()
         except httpx.RemoteProtocolError:
-            raise PeerUnreachable(
-                "The answer broke off: what was read is not all of it.",
-                mend="Look at the transfer's state, and read it again.",
-            ) from None
+            raise _broke_off() from None
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
 
@@ -143,7 +148,7 @@ class Api:
         except httpx.HTTPError as error:
             raise self._unreachable(error) from None
         if answer.status_code >= 300:
-            raise _problem(answer)
+            raise problem_of(answer)
         return answer.json() if answer.content else None
 
     def _headers(self) -> dict[str, str]:
@@ -156,9 +161,5 @@ class Api:
         )
 
 
-def _problem(answer: httpx.Response) -> ApiProblem:
-    try:
-        body = answer.json()
-    except ValueError:
-        body = {}
-    return ApiProblem(answer.status_code, body if isinstance(body, dict) else {})
+def _broke_off() -> PeerUnreachable:
+    return PeerUnreachable("The answer broke off: what was read is not all of it.", mend="Ask for it again.")
