@@ -18,7 +18,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from connector.access.purposes import PurposeTree
 from connector.adapters.descriptor_members import DescriptorRefused, Members, Problem, Problems
@@ -31,6 +31,7 @@ from connector.model.catalog import (
     Gdpr,
     LogicalType,
     OfferTerms,
+    SourceKind,
     SourceRef,
     TransferFormat,
 )
@@ -46,8 +47,8 @@ MOST_BYTES = 1_000_000
 LANGUAGES = ("fi", "sv", "en")
 
 _LOGICAL_TYPES = ("string", "integer", "number", "boolean", "date", "timestamp")
-_SOURCE_KINDS = ("sqlite", "parquet", "csv", "postgresql")
-_DATABASES = frozenset({"sqlite", "postgresql"})
+_SOURCE_KINDS = get_args(SourceKind)
+_DATABASES = frozenset({"sqlite", "duckdb", "postgresql"})
 _ACCESS_RIGHTS = ("PUBLIC", "RESTRICTED", "NON_PUBLIC")
 _THEMES = (
     *("AGRI", "ECON", "EDUC", "ENER", "ENVI", "GOVE", "HEAL", "INTR", "JUST", "OP_DATPRO"),
@@ -387,11 +388,7 @@ class _DescriptorReader:
             source.wrong("table", f"{table!r} is no table name", "Write table, or schema.table.")
         if table and kind not in _DATABASES:
             source.wrong("table", f"a {kind} file has no tables", "Leave it out.")
-        return SourceRef(
-            kind=cast("Literal['sqlite', 'parquet', 'csv', 'postgresql']", kind),
-            location=location,
-            table=table,
-        )
+        return SourceRef(kind=cast("SourceKind", kind), location=location, table=table)
 
     def _formats(self, terms: Sequence[OfferTerms]) -> tuple[TransferFormat, ...]:
         if "formats" not in self._ours:

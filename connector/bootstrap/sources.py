@@ -49,13 +49,14 @@ class Sources:
                 return SqliteSource(
                     name=dataset.id, path=path, table=where.table, fields=fields, new_id=new_id
                 )
-            case "parquet" | "csv":
+            case "parquet" | "csv" | "json" | "duckdb":
                 from connector.adapters.sources.duckdb_source import DuckDbSource
 
                 return DuckDbSource(
                     name=dataset.id,
                     path=path,
                     kind=where.kind,
+                    table=where.table,
                     fields=fields,
                     new_id=new_id,
                     memory_mb=self._settings.source_memory_mb,

@@ -48,15 +48,18 @@ class Field:
     unit: str = ""
 
 
+SourceKind = Literal["sqlite", "duckdb", "parquet", "csv", "json", "postgresql"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceRef:
     """Where the live source is; never shown outside. `kind` picks the adapter.
 
-    `location`: a file path relative to the participant's folder, or the name of a setting that
+    `location`: a file or folder relative to the participant's folder, or the name of a setting that
     holds a DSN. `table`: the relation in it, empty for a plain file.
     """
 
-    kind: Literal["sqlite", "parquet", "csv", "postgresql"]
+    kind: SourceKind
     location: str
     table: str = ""
 

@@ -1,7 +1,7 @@
-"""A register in a Parquet or CSV file, read by DuckDB.
+"""A register in a Parquet, CSV or JSON file, in a folder of them, or in a DuckDB database file.
 
 DuckDB has no privileges inside: whoever may send it SQL may send it anything. So it gets only what
-data_plane.render makes, one SELECT at a time, in an in-memory database that can open this one file and
+data_plane.render makes, one SELECT at a time, in an in-memory database that can open this register and
 nothing else, whose configuration is locked before the first query.
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import csv
 import threading
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncIterator, Generator, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _VIEW = "register"
-_Signature = tuple[int, int, int]
+_Signature = tuple[tuple[str, int, int, int], ...]
+Kind = Literal["parquet", "csv", "json", "duckdb"]
 
 _TYPES: dict[str, LogicalType] = {
     "VARCHAR": "string",
@@ -53,7 +54,7 @@ _TYPES: dict[str, LogicalType] = {
     "TIMESTAMP_NS": "timestamp",
     "TIMESTAMP WITH TIME ZONE": "timestamp",
 }
-_CSV_TYPES: dict[LogicalType, str] = {
+_TEXT_TYPES: dict[LogicalType, str] = {
     "string": "VARCHAR",
     "integer": "BIGINT",
     "number": "DOUBLE",
@@ -64,10 +65,14 @@ _CSV_TYPES: dict[LogicalType, str] = {
 
 
 class DuckDbSource:
-    """One engine per source, made on first use, and made anew when the file has been replaced.
+    """One engine per source, made on first use, and made anew when a file has been replaced or added.
 
+    A folder is all files in it with the kind's suffix, alike in their columns; what lies deeper is not read.
     CSV: UTF-8 with a header line; columns have the descriptor's types, those it does not name are text.
     Nothing between two commas is absent, `""` is the empty text.
+    JSON: an array of objects or one object per line; members that the descriptor does not name are not read.
+    DuckDB: `table` of a database file, opened for reading and only as long as a query lasts: who writes to it
+    locks it, and so do we.
     """
 
     def __init__(
@@ -75,9 +80,10 @@ class DuckDbSource:
         *,
         name: str,
         path: Path,
-        kind: Literal["parquet", "csv"],
+        kind: Kind,
         fields: Sequence[Field],
         new_id: NewId,
+        table: str = "",
         memory_mb: int = 512,
         threads: int = 2,
         delimiter: str = ",",
@@ -85,6 +91,7 @@ class DuckDbSource:
         self._name = name
         self._path = path
         self._kind = kind
+        self._table = table
         self._fields = tuple(fields)
         self._new_id = new_id
         self._memory_mb = memory_mb
@@ -150,6 +157,13 @@ class DuckDbSource:
     @contextmanager
     def _connection(self) -> Generator[tuple[duckdb.DuckDBPyConnection, _Signature]]:
         """A session of its own: what it registers no other session sees."""
+        if self._kind == "duckdb":
+            signature, engine = self._signature(), self._hardened()
+            try:
+                yield engine, signature
+            finally:
+                engine.close()
+            return
         with self._lock:
             signature = self._signature()
             if self._engine is None or self._made_for != signature:
@@ -162,8 +176,16 @@ class DuckDbSource:
 
     def _signature(self) -> _Signature:
         """Another file in the same place: its columns may stand in another order."""
-        stat = self._path.stat()
-        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+        stats = ((file.name, file.stat()) for file in self._files())
+        return tuple((name, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats)
+
+    def _files(self) -> list[Path]:
+        if not self._path.is_dir():
+            return [self._path]
+        found = sorted(self._path.glob(f"*.{self._kind}"))
+        if not found:
+            raise unavailable(self._name, f"no .{self._kind} file in the folder", self._new_id)
+        return found
 
     def _hardened(self) -> duckdb.DuckDBPyConnection:
         import duckdb
@@ -183,7 +205,10 @@ class DuckDbSource:
         )
         try:
             engine.execute("SET TimeZone = 'UTC'")
-            engine.execute(f"SET allowed_paths = [{_literal(str(self._path))}]")
+            if self._kind == "duckdb":
+                engine.execute(f"ATTACH {_literal(str(self._path))} AS source (READ_ONLY)")
+            else:
+                engine.execute(f"SET allowed_paths = {_list(map(str, self._files()))}")
             engine.execute("SET enable_external_access = false")
             engine.execute("SET lock_configuration = true")
             engine.execute(f'CREATE VIEW "{_VIEW}" AS SELECT * FROM {self._reader()}')  # noqa: S608 - ours
@@ -194,22 +219,35 @@ class DuckDbSource:
         return engine
 
     def _reader(self) -> str:
-        path = _literal(str(self._path))
-        if self._kind == "parquet":
-            return f"read_parquet({path})"
-        types = {f.physical_name or f.name: _CSV_TYPES[f.type] for f in self._fields}
-        columns = ", ".join(
-            f"{_literal(name)}: {_literal(types.get(name, 'VARCHAR'))}" for name in self._header()
-        )
-        return (
-            f"read_csv({path}, auto_detect = false, header = true, delim = {_literal(self._delimiter)}, "
-            "quote = '\"', escape = '\"', nullstr = '', allow_quoted_nulls = false, "
-            f"columns = {{{columns}}})"
-        )
+        if self._kind == "duckdb":
+            return ".".join(_quoted(part) for part in ("source", *self._table.split(".")))
+        paths = _list(map(str, self._files()))
+        types = {f.physical_name or f.name: _TEXT_TYPES[f.type] for f in self._fields}
+        match self._kind:
+            case "parquet":
+                return f"read_parquet({paths}, hive_partitioning = false)"
+            case "json":
+                return (
+                    f"read_json({paths}, auto_detect = false, format = 'auto', hive_partitioning = false, "
+                    f"columns = {_struct(types)})"
+                )
+            case _:
+                return (
+                    f"read_csv({paths}, auto_detect = false, header = true, "
+                    f"delim = {_literal(self._delimiter)}, quote = '\"', escape = '\"', nullstr = '', "
+                    "allow_quoted_nulls = false, hive_partitioning = false, "
+                    f"columns = {_struct({name: types.get(name, 'VARCHAR') for name in self._header()})})"
+                )
 
     def _header(self) -> list[str]:
         """DuckDB takes the columns by their place, so the header says which stands where."""
-        with self._path.open(encoding="utf-8-sig", newline="") as file:
+        headers = [self._header_of(file) for file in self._files()]
+        if any(header != headers[0] for header in headers):
+            raise unavailable(self._name, "the files' header lines differ", self._new_id)
+        return headers[0]
+
+    def _header_of(self, path: Path) -> list[str]:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             header = next(csv.reader(file, delimiter=self._delimiter), [])
         if not header or len(set(header)) != len(header):
             raise unavailable(self._name, "no header line, or a name twice in it", self._new_id)
@@ -248,6 +286,18 @@ def _cast(batch: pa.RecordBatch, schema: pa.Schema, batch_rows: int) -> Generato
     exact = pa.RecordBatch.from_arrays(arrays, schema=schema)
     for start in range(0, exact.num_rows, batch_rows):
         yield exact.slice(start, batch_rows)
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _list(texts: Iterable[str]) -> str:
+    return f"[{', '.join(map(_literal, texts))}]"
+
+
+def _struct(members: Mapping[str, str]) -> str:
+    return "{" + ", ".join(f"{_literal(name)}: {_literal(value)}" for name, value in members.items()) + "}"
 
 
 def _literal(text: str) -> str:

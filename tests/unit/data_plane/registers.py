@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 import sqlite3
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +25,9 @@ from connector.ports import Source
 from tests.parts import run_apart
 
 KINDS = ("sqlite", "parquet", "csv", "postgres")
+"""An engine or a reader each: what policies are tried on."""
+PLACES = (*KINDS, "json", "duckdb", "parquet folder", "csv folder", "json folder")
+"""Every kind of register that a descriptor can name."""
 TABLE = 'the "register"'
 Row = Mapping[str, Any]
 
@@ -127,6 +131,43 @@ def write_csv(path: Path, rows: Iterable[Row]) -> None:
             file.write(",".join(_cell(r[f.name]) for f in fields) + "\n")
 
 
+def write_json(path: Path, rows: Iterable[Row]) -> None:
+    """One object a line; an absent value has no member."""
+    with path.open("w", encoding="utf-8") as file:
+        for r in rows:
+            members = {physical(f): _plain(r[f.name]) for f in FIELDS if r[f.name] is not None}
+            file.write(json.dumps(members, ensure_ascii=False) + "\n")
+
+
+def write_duckdb(path: Path, rows: Iterable[Row]) -> None:
+    import duckdb
+
+    listed = list(rows)
+    arrays = [pa.array([r[f.name] for r in listed], ARROW_TYPES[f.type]) for f in FIELDS]
+    with duckdb.connect(str(path)) as connection:
+        connection.register("rows", pa.table(arrays, names=[physical(f) for f in FIELDS]))
+        connection.execute(f"CREATE OR REPLACE TABLE {quoted(TABLE)} AS SELECT * FROM rows")
+
+
+def write(kind: str, path: Path, rows: Sequence[Row]) -> None:
+    """A register in a file or a folder; a folder's is in two files, beside one that is not of it."""
+    kind, _, folder = kind.partition(" ")
+    if folder:
+        path.mkdir()
+        (path / "README.txt").write_text("not a register")
+        write(kind, path / f"1.{kind}", rows[:7])
+        write(kind, path / f"2.{kind}", rows[7:])
+        return
+    writers = {
+        "sqlite": write_sqlite,
+        "parquet": write_parquet,
+        "csv": write_csv,
+        "json": write_json,
+        "duckdb": write_duckdb,
+    }
+    writers[kind](path, rows)
+
+
 def write_postgres(dsn: str, rows: Iterable[Row]) -> str:
     """Returns the DSN of a role that may only read. Fails unless `dsn` is a superuser's."""
     reader = f"reader_{uuid.uuid4().hex[:12]}"
@@ -175,7 +216,8 @@ def open_source(kind: str, location: str, fields: Sequence[Field] = FIELDS) -> S
         return SqliteSource(path=Path(location), table=TABLE, **common)
     if kind == "postgres":
         return PostgresSource(dsn=location, table=TABLE, statement_seconds=20, **common)
-    return DuckDbSource(path=Path(location), kind="parquet" if kind == "parquet" else "csv", **common)
+    own: Any = kind.removesuffix(" folder")
+    return DuckDbSource(path=Path(location), kind=own, table=TABLE, **common)
 
 
 def _plain(value: Any) -> Any:
