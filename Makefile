@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup demo test conformance interop check format lock parts bench crash clean
+.PHONY: help setup demo test conformance interop check format lock parts bench crash sbom clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,11 @@ bench: $(VENV)/.dev ## run the benchmarks
 
 crash: $(VENV)/.dev ## kill connectors in the middle of many contracts; ARGS="--rounds 20 --blows 50 --postgres"
 	$(BIN)/python -m tests.crash $(ARGS)
+
+sbom: $(VENV)/.dev ## write build/sbom.cdx.json: what the runtime is made of, from its lock file (CycloneDX)
+	@mkdir -p build
+	$(BIN)/cyclonedx-py requirements requirements/server.lock --pyproject pyproject.toml --output-reproducible \
+		--short-PURLs --of JSON -o build/sbom.cdx.json
 
 lock: $(BIN)/uv ## resolve pyproject.toml into requirements/*.lock; ARGS=--upgrade takes newer versions
 	$(LOCK) --extra server pyproject.toml -o requirements/server.lock

@@ -6,6 +6,7 @@ and of many it did not; and the pseudonyms that crossed between organisations.
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -103,3 +104,39 @@ def test_private_keys_and_state_are_for_the_owner_only(demo_run: DemoRun) -> Non
     for file in demo_run.folder.rglob("*"):
         if file.is_file() and file.parent.name in ("keys", "state"):
             assert file.stat().st_mode & 0o077 == 0, file
+
+
+def test_no_secret_is_shared(demo_run: DemoRun) -> None:
+    """Issue Identity: no private key and no root secret of one is anywhere in another's folder, as it is, in
+    Base64 or in hexadecimal; the registry's neither."""
+    files = dict(_files(demo_run.folder))
+    secrets = {name: content for name, content in files.items() if "/keys/" in name and _is_secret(name)}
+    owners = {name.split("/")[0] for name in secrets}
+    assert owners >= {"registry", "kela", "employment", "school", "youth"}
+    for name, secret in secrets.items():
+        owner = name.split("/")[0]
+        body = b"".join(line for line in secret.splitlines() if not line.startswith(b"-----"))
+        spellings = (
+            secret,
+            body,
+            base64.b64encode(secret),
+            base64.urlsafe_b64encode(secret),
+            secret.hex().encode(),
+        )
+        for other, content in files.items():
+            if other.split("/")[0] != owner:
+                assert not any(spelling in content for spelling in spellings), (name, other)
+
+
+def test_settings_hold_no_secret(demo_run: DemoRun) -> None:
+    """Issue Identity: participants prove themselves with keys; no setting opens a door."""
+    settings = list(demo_run.folder.glob("*/connector.toml"))
+    assert len(settings) >= 4
+    for file in settings:
+        assert not re.search(
+            r"(?i)secret|password|passphrase|api_key|bearer", file.read_text(encoding="utf-8")
+        ), file
+
+
+def _is_secret(name: str) -> bool:
+    return not name.endswith((".json", ".pub"))

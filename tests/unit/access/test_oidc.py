@@ -3,7 +3,9 @@
 # ruff: noqa: E501 - a table is read best with one line per case
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import hashlib
 import json
 import secrets
@@ -17,6 +19,7 @@ from joserfc.jwk import ECKey, RSAKey
 
 from connector.access import jose
 from connector.access.oidc import KEYS_FRESH, KEYS_PAUSE, SIGN_IN_SECONDS, OidcSettings, OidcSignIn
+from connector.adapters.http_peer import HttpPeer
 from connector.errors import NotAuthenticated, NotPermitted, PeerUnreachable, Unavailable
 from connector.model.person import PersonRole
 from connector.ports import PeerResponse
@@ -25,6 +28,7 @@ from tests.unit.access.world import ManualClock, forge, fresh_keys
 ISSUER = "https://login.example/realms/city"
 RSA, EC = RSAKey.generate_key(2048, {"kid": "r1"}), ECKey.generate_key("P-256", {"kid": "e1"})
 OURS = fresh_keys("kela")
+JWKS_BYTES = 10_000_000
 PUBLIC_AS_SECRET = RSA.as_pem(private=False)
 
 
@@ -308,3 +312,40 @@ async def test_new_keys_of_the_provider_are_found() -> None:
     looked = [u for _, u, _, _ in browser.provider.asked if u.endswith("/certs")]
     assert len(looked) == 2
     assert KEYS_FRESH > KEYS_PAUSE
+
+
+async def test_ten_megabytes_of_keys_are_not_read() -> None:
+    """A provider that is not itself any more: its JWKS is read no further than 256 KB, by the real client."""
+    sent = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        asked = (await reader.readuntil(b"\r\n\r\n")).split()[1].decode()
+        base = f"http://127.0.0.1:{port}"
+        places = {n: f"{base}/{n}" for n in ("authorization_endpoint", "token_endpoint", "jwks_uri")}
+        token = jwt.encode({"alg": "ES256", "kid": "e1"}, {"sub": "u-17"}, EC)
+        answers = {"/token_endpoint": {"id_token": token}, "/jwks_uri": None}
+        answer = answers.get(asked, {"issuer": base, **places})
+        body = json.dumps(answer).encode() if answer else b" " * JWKS_BYTES
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(body))
+        with contextlib.suppress(ConnectionError):
+            for start in range(0, len(body), 65_536):
+                writer.write(body[start : start + 65_536])
+                await writer.drain()
+                sent += 65_536 if answer is None else 0
+        writer.close()
+
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    peer = HttpPeer(allow_private=True)
+    about = {"issuer": f"http://127.0.0.1:{port}", "client_id": "connector", "roles": {"a": "viewer"}}
+    settings = OidcSettings(**about, redirect_uri="https://kela.example/x", claim="roles", purposes={})
+    clock = ManualClock()
+    sign_in = OidcSignIn(settings, keys=OURS, peer=peer, clock=clock, random_bytes=secrets.token_bytes)
+    async with server:
+        url, cookie = await sign_in.start("/console")
+        state = parse_qs(urlsplit(url).query)["state"][0]
+        with pytest.raises(Unavailable):
+            await sign_in.finish(code="good", state=state, issuer="", cookie=cookie)
+        await peer.close()
+    assert 0 < sent < JWKS_BYTES

@@ -119,3 +119,20 @@ async def test_who_has_left_the_registry_is_nobody() -> None:
         await authenticate(
             request(("Authorization", f"DPoP {token}"), ("DPoP", world.use_proof(token)), raw_path=b"/x")
         )
+
+
+async def test_an_access_token_in_the_query_counts_for_nothing() -> None:
+    """RFC 6750 §5.3, RFC 9700 §4.3.2: URLs end up in logs. The token is good, its place is not."""
+    world = World()
+    token = await world.access_token()
+    authenticate = peer_auth(
+        world.verifier,
+        world.registry,
+        public_url=world.kela.base_url,
+        resource=world.kela.dsp_url,
+        scope="dsp",
+    )
+    asked = request(("DPoP", world.use_proof(token)), raw_path=b"/x")
+    asked.scope["query_string"] = f"access_token={token}".encode()
+    with pytest.raises(NotAuthenticated):
+        await authenticate(asked)
